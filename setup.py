@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError
 
 SOURCE = Path("mtp/kernels/src")
-LIBRARY = "mtp/kernels/libmtp" + (".dylib" if sys.platform == "darwin" else ".so")
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 # -ffast-math is left out on purpose: a NaN must stay a NaN.
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 NO_KERNEL = """
@@ -75,13 +75,17 @@ class BuildKernel(build_ext):
     """Build the shared library in place of a Python extension module."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return LIBRARY
+        return fullname.replace(".", "/") + SUFFIX
 
     def build_extension(self, ext: Extension) -> None:
         try:
             self.compile_library(ext)
         except CCompilerError as error:
             print(NO_KERNEL.format(reason=error), file=sys.stderr, flush=True)
+            # A library of older sources must not stand in for the one that failed.
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+            if self.inplace:
+                Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
 
     def compile_library(self, ext: Extension) -> None:
         """Objects in the build folder, the library where setuptools wants the extension."""
