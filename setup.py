@@ -83,9 +83,8 @@ class BuildKernel(build_ext):
         except CCompilerError as error:
             print(NO_KERNEL.format(reason=error), file=sys.stderr, flush=True)
             # A library of older sources must not stand in for the one that failed.
-            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-            if self.inplace:
-                Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+            for stale in (self.get_ext_fullpath(ext.name), self.get_ext_filename(ext.name)):
+                Path(stale).unlink(missing_ok=True)
 
     def compile_library(self, ext: Extension) -> None:
         """Objects in the build folder, the library where setuptools wants the extension."""
