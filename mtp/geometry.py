@@ -1,0 +1,243 @@
+"""From structures to neighbour pairs, once, and from pairs to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from vesin import NeighborList
+
+from mtp.errors import InvalidInput
+from mtp.structure import Structure
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The kernels' view of a batch: for every atom, where its pairs are.
+
+    species: (atoms,) index into the potential's species.  start, count: (atoms,) the atom's pairs are
+    rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the first atom of
+    its structure.  neighbour: (rows,) index of the other atom within its structure.
+    displacement: (rows, 3) from the atom to its neighbour in Å. The pair arrays may hold more
+    structures than the batch has.
+    """
+
+    species: Tensor
+    start: Tensor
+    count: Tensor
+    base: Tensor
+    neighbour: Tensor
+    displacement: Tensor
+
+    def __len__(self) -> int:
+        return len(self.species)
+
+    def explicit(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, centre, neighbour): the batch's pairs as rows of the pair arrays, atoms of the batch."""
+        count = self.count.long()
+        centre = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        first = torch.cumsum(count, 0) - count
+        rows = torch.arange(len(centre), device=count.device) + (self.start - first)[centre]
+        return rows, centre, (self.neighbour[rows] + self.base[centre]).long()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some structures as flat arrays; masks say which labels are there (absent ones are 0)."""
+
+    pairs: Pairs
+    structure: Tensor  # (atoms,) index of the atom's structure in the batch
+    atoms_per_structure: Tensor  # (S,) float
+    volume: Tensor  # (S,) Å³; 0 where not periodic in three directions
+    energy: Tensor  # (S,) eV, float64
+    forces: Tensor  # (atoms, 3) eV/Å
+    stress: Tensor  # (S, 6) eV/Å³
+    has_energy: Tensor  # (S,) bool
+    has_forces: Tensor
+    has_stress: Tensor
+    weight: Tensor  # (S,)
+    indices: np.ndarray  # (S,) which structures of the geometry these are
+
+    @property
+    def species(self) -> Tensor:
+        return self.pairs.species
+
+    @property
+    def n_structures(self) -> int:
+        return len(self.volume)
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.structure)
+
+
+def neighbour_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, ...]:
+    """All directed pairs within the cutoff, sorted by centre.
+
+    Returns count (atoms,), neighbour (pairs,), displacement (pairs, 3) = r_j − r_i + shift·cell in Å.
+    """
+    calculator = NeighborList(cutoff=cutoff, full_list=True)
+    i, j, vectors = calculator.compute(
+        np.asarray(structure.positions, dtype=np.float64),
+        np.asarray(structure.cell, dtype=np.float64),
+        np.asarray(structure.pbc, dtype=bool),
+        "ijD",
+    )
+    order = np.lexsort((j, i))
+    count = np.bincount(i.astype(np.int64), minlength=len(structure))
+    return count.astype(np.int32), j[order].astype(np.int32), vectors[order]
+
+
+class Geometry:
+    """Neighbour pairs and labels of a list of structures, ready to be cut into batches.
+
+    Pairs are kept when they fit into the memory limit, else found again for every batch.
+    """
+
+    def __init__(
+        self,
+        structures: Sequence[Structure],
+        species: Sequence[int],
+        cutoff: float,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device = "cpu",
+        memory_limit: float = 4.0,
+    ) -> None:
+        """species: atomic numbers of the potential, ascending. memory_limit: GiB for the pairs."""
+        self.structures = list(structures)
+        self.cutoff = cutoff
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.n_atoms = np.array([len(s) for s in self.structures], dtype=np.int64)
+        self._atom_start = np.concatenate([[0], np.cumsum(self.n_atoms)])
+        self._species = _species_index(self.structures, species)
+        self._labels()
+        self._pairs: tuple | None = None
+        self._keep(memory_limit * 2**30)
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the pairs of all structures are in memory."""
+        return self._pairs is not None
+
+    @property
+    def n_pairs(self) -> int | None:
+        """Directed pairs of all structures, when they are in memory."""
+        return None if self._pairs is None else len(self._pairs[1])
+
+    def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> Batch:
+        """The structures with these indices, in this order (all when None)."""
+        everything = np.arange(len(self))
+        indices = everything if indices is None else np.asarray(indices, dtype=np.int64)
+        sizes = self.n_atoms[indices]
+        base = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        atoms = np.arange(sizes.sum()) + np.repeat(self._atom_start[indices], sizes) - base
+        count, neighbour, displacement, start = self._pairs_of(indices, atoms)
+        chosen = torch.from_numpy(indices).to(self.device)
+        rows = torch.from_numpy(atoms).to(self.device)
+        return Batch(
+            Pairs(
+                self._species[rows],
+                torch.from_numpy(start).to(self.device),
+                torch.from_numpy(count).to(self.device),
+                torch.from_numpy(base.astype(np.int32)).to(self.device),
+                neighbour,
+                displacement,
+            ),
+            structure=torch.from_numpy(np.repeat(np.arange(len(indices)), sizes)).to(self.device),
+            forces=self._forces[rows],
+            indices=indices,
+            **{name: values[chosen] for name, values in self._per_structure.items()},
+        )
+
+    def _pairs_of(self, indices: np.ndarray, atoms: np.ndarray) -> tuple:
+        if self._pairs is not None:
+            count, neighbour, displacement, start = self._pairs
+            return count[atoms], neighbour, displacement, start[atoms]
+        return self._find([self.structures[i] for i in indices])
+
+    def _find(self, structures: Sequence[Structure]) -> tuple:
+        found = [neighbour_pairs(s, self.cutoff) for s in structures]
+        count = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int32)
+        neighbour = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.int32)
+        vectors = np.concatenate([f[2] for f in found]) if found else np.zeros((0, 3))
+        start = np.cumsum(count, dtype=np.int64) - count
+        return (
+            count,
+            torch.from_numpy(neighbour).to(self.device),
+            torch.from_numpy(vectors).to(self.device, self.dtype),
+            start,
+        )
+
+    def _keep(self, limit: float) -> None:
+        """Find and keep the pairs of all structures unless they would exceed the limit (bytes)."""
+        per_pair = 4 + 3 * torch.empty((), dtype=self.dtype).element_size()
+        chunks, used = [], 0
+        for structure in self.structures:
+            chunks.append(neighbour_pairs(structure, self.cutoff))
+            used += len(chunks[-1][1]) * (4 + 24)
+            if used / 28 * per_pair > limit:
+                return
+        if not chunks:
+            return
+        count = np.concatenate([c[0] for c in chunks])
+        self._pairs = (
+            count,
+            torch.from_numpy(np.concatenate([c[1] for c in chunks])).to(self.device),
+            torch.from_numpy(np.concatenate([c[2] for c in chunks])).to(self.device, self.dtype),
+            np.cumsum(count, dtype=np.int64) - count,
+        )
+
+    def _labels(self) -> None:
+        structures = self.structures
+
+        def tensor(values, dtype=np.float64) -> Tensor:
+            return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self.device)
+
+        def stacked(values, shape) -> Tensor:
+            filled = [
+                np.zeros(shape(s)) if v is None else v
+                for s, v in zip(structures, values, strict=True)
+            ]
+            joined = np.concatenate(filled) if filled else np.zeros((0, 3))
+            return tensor(joined)
+
+        self._forces = stacked([s.forces for s in structures], lambda s: (len(s), 3)).reshape(-1, 3)
+        stress = [np.zeros(6) if s.stress is None else s.stress for s in structures]
+        self._per_structure = {
+            "atoms_per_structure": tensor(self.n_atoms),
+            "volume": tensor([s.volume if s.pbc.all() else 0.0 for s in structures]),
+            "energy": tensor([0.0 if s.energy is None else s.energy for s in structures]),
+            "stress": tensor(stress).reshape(-1, 6),
+            "has_energy": tensor([s.energy is not None for s in structures], bool),
+            "has_forces": tensor([s.forces is not None for s in structures], bool),
+            "has_stress": tensor(
+                [s.stress is not None and bool(s.pbc.all()) for s in structures], bool
+            ),
+            "weight": tensor([s.weight for s in structures]),
+        }
+        self._species = self._species.to(self.device)
+
+
+def _species_index(structures: Sequence[Structure], species: Sequence[int]) -> Tensor:
+    """(all atoms,) index of each atom's element in `species`; InvalidInput when one is not there."""
+    lookup = np.full(120, -1, dtype=np.int32)
+    lookup[list(species)] = np.arange(len(species))
+    numbers = [lookup[s.numbers] for s in structures]
+    for structure, index in zip(structures, numbers, strict=True):
+        if (index < 0).any():
+            from ase.data import chemical_symbols
+
+            missing = sorted({chemical_symbols[z] for z in structure.numbers[index < 0]})
+            known = ", ".join(chemical_symbols[z] for z in species)
+            raise InvalidInput(
+                f"{structure.where}: element {', '.join(missing)} is not in the potential ({known}); "
+                "leave the frame out or train with it"
+            )
+    return torch.from_numpy(np.concatenate(numbers) if numbers else np.zeros(0, np.int32))

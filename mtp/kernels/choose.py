@@ -1,0 +1,80 @@
+"""Which kernel runs: one function decides, by device and MTP_KERNEL, and never falls back in silence."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from mtp.basis.moment_table import MomentTable
+from mtp.basis.radial import RadialSpec
+from mtp.errors import InvalidInput
+
+KERNELS = ("reference", "cpu", "cuda")
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A moment table with its radial basis; operators know it by a number."""
+
+    table: MomentTable
+    radial: RadialSpec
+    handle: int
+
+    @property
+    def n_scalars(self) -> int:
+        return len(self.table.scalars)
+
+
+_BASES: list[Basis] = []
+_KERNELS: dict[tuple[int, str], object] = {}
+
+
+def register_basis(table: MomentTable, radial: RadialSpec) -> Basis:
+    """The basis with a handle; the same table and radial basis get the same handle."""
+    for basis in _BASES:
+        if basis.table is table and basis.radial == radial:
+            return basis
+    _BASES.append(Basis(table, radial, len(_BASES)))
+    return _BASES[-1]
+
+
+def basis_of(handle: int) -> Basis:
+    """The basis that an operator was called with."""
+    return _BASES[handle]
+
+
+def kernel_name(device: torch.device | str) -> str:
+    """Name of the kernel for a device: MTP_KERNEL if set, else the device's own."""
+    kind = torch.device(device).type
+    asked = os.environ.get("MTP_KERNEL")
+    if asked is None:
+        return "reference" if kind == "cpu" else kind
+    if asked not in KERNELS:
+        raise InvalidInput(f"MTP_KERNEL must be one of {', '.join(KERNELS)}, got {asked!r}")
+    if asked != "reference" and asked != kind:
+        raise InvalidInput(
+            f"MTP_KERNEL={asked} cannot run on device {kind}; unset it or choose --device {asked}"
+        )
+    return asked
+
+
+def kernel_for(handle: int, device: torch.device):
+    """The kernel object of a basis on a device; made once."""
+    name = kernel_name(device)
+    if (handle, name) not in _KERNELS:
+        _KERNELS[handle, name] = _load(name)(basis_of(handle).table, basis_of(handle).radial)
+    return _KERNELS[handle, name]
+
+
+def _load(name: str):
+    if name == "cpu":
+        from mtp.kernels.cpu import CpuKernel
+
+        return CpuKernel
+    if name == "reference":
+        from mtp.kernels.reference import ReferenceKernel
+
+        return ReferenceKernel
+    raise InvalidInput(f"there is no {name} kernel in this version; set MTP_KERNEL=reference")

@@ -1,0 +1,193 @@
+"""The potential: radial coefficients, moments, heads; energies, forces, stresses and the loss's gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mtp.basis.graphs import MomentSpec
+from mtp.basis.moment_table import MomentTable, moment_table
+from mtp.basis.radial import RadialSpec
+from mtp.geometry import Batch
+from mtp.heads import EnergyHead
+from mtp.kernels import operator
+from mtp.kernels.choose import Basis, register_basis
+
+
+@dataclass(frozen=True)
+class PotentialSpec:
+    """Everything that fixes a potential's shape: species ascending, distances in Å."""
+
+    species: tuple[int, ...]  # atomic numbers
+    cutoff: float
+    min_dist: float
+    n_q: int = 8
+    levmax: int = 8
+    moment_init_cost: int = 2
+    moment_mu_cost: int = 4
+    moment_nu_cost: int = 1
+    hidden: tuple[int, ...] = ()
+    heads: tuple[str, ...] = ("default",)
+
+    @property
+    def moments(self) -> MomentSpec:
+        """Level and costs."""
+        return MomentSpec(
+            self.levmax, self.moment_init_cost, self.moment_mu_cost, self.moment_nu_cost
+        )
+
+    @property
+    def radial(self) -> RadialSpec:
+        """The radial basis."""
+        return RadialSpec(self.min_dist, self.cutoff, self.n_q)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a head says of a batch; no graph. energies: (atoms,) shares of the atoms."""
+
+    energy: Tensor  # (S,) eV, float64
+    energies: Tensor  # (atoms,) eV, float64
+    forces: Tensor  # (atoms, 3) eV/Å
+    stress: Tensor  # (S, 6) eV/Å³; 0 where the structure has no volume
+
+
+class Potential(nn.Module):
+    """A moment tensor potential with one or more energy heads on one descriptor.
+
+    The radial coefficients are ``radial * radial_scale``: the scale makes every polynomial equally
+    large over the pairs of the training data, so one learning rate fits all.
+    """
+
+    def __init__(self, spec: PotentialSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        n_species = len(spec.species)
+        shape = (n_species, n_species, self.table.n_radial, spec.n_q)
+        self.radial = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("radial_scale", torch.ones(spec.n_q, dtype=torch.float64))
+        self.heads = nn.ModuleDict(
+            {
+                name: EnergyHead(n_species, len(self.table.scalars), spec.hidden)
+                for name in spec.heads
+            }
+        )
+
+    @cached_property
+    def table(self) -> MomentTable:
+        """The moment table of the level."""
+        return moment_table(self.spec.moments)
+
+    @cached_property
+    def basis(self) -> Basis:
+        """The table and radial basis as the kernels know them."""
+        return register_basis(self.table, self.spec.radial)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the descriptor and the readouts; shifts and sums of energies are always float64."""
+        return self.radial.dtype
+
+    def cast(self, dtype: torch.dtype) -> Potential:
+        """The same potential computing in another precision; shifts stay float64."""
+        self.to(dtype)
+        for head in self.heads.values():
+            head.shifts.data = head.shifts.data.double()
+        return self
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that a stage can move, by name."""
+        heads = self.heads.values()
+        return {
+            "descriptor": [self.radial],
+            "readout": [p for head in heads for n, p in head.named_parameters() if n != "shifts"],
+            "shifts": [head.shifts for head in heads],
+        }
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Radial coefficients c (S, S, n_radial, n_q), central species first."""
+        return self.radial * self.radial_scale
+
+    # --- phase 1: values ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def invariants(self, batch: Batch) -> Tensor:
+        """B (atoms, n_scalars)."""
+        return operator.invariants(self.coefficients, batch.pairs, self.basis)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, head: str = "default") -> Prediction:
+        """Energy, forces and stress of a batch; no graph is kept."""
+        readout = self.heads[head]
+        c = self.coefficients
+        b = operator.invariants(c, batch.pairs, self.basis)
+        with torch.enable_grad():
+            b.requires_grad_()
+            energies = readout(b)
+            (b_bar,) = torch.autograd.grad(energies.sum(), b)
+        force, virial = operator.forces(b_bar, c, batch.pairs, self.basis)
+        energies = energies.detach().double() + readout.shifts[batch.species.long()]
+        return Prediction(
+            energy=per_structure(energies, batch),
+            energies=energies,
+            forces=force,
+            stress=per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
+        )
+
+    # --- phase 2: the gradient of a loss --------------------------------------------------------
+
+    def backward(
+        self, batch: Batch, head: str, d_energy: Tensor, d_forces: Tensor, d_stress: Tensor
+    ) -> None:
+        """Add to .grad the gradient of a loss with these derivatives by the prediction.
+
+        d_energy: (S,).  d_forces: (atoms, 3).  d_stress: (S, 6). Source: docs/theory.md, "Training gradient".
+        """
+        readout, dtype = self.heads[head], self.dtype
+        shear = d_stress.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
+        strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
+        weight = d_energy[batch.structure]
+        b, b_dot = operator.tangent(
+            self.coefficients, d_forces.to(dtype), strain.to(dtype), batch.pairs, self.basis
+        )
+        energies = readout(b)
+        (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
+        shifts = readout.shifts[batch.species.long()]
+        target = (weight * (energies + shifts)).sum() + (slope * b_dot).double().sum()
+        target.backward()
+
+    # --- linear parameters ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def linear_rows(self, batch: Batch, head: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of energy (S, n), forces (atoms, 3, n), stress (S, 6, n) by the last layer.
+
+        With the shifts removed, the prediction is these rows times ``heads[head].last.weight[0]``.
+        """
+        readout, c = self.heads[head], self.coefficients
+        b = operator.invariants(c, batch.pairs, self.basis)
+        with torch.enable_grad():
+            b.requires_grad_()
+            features = readout.features(b)
+        forces, stress = [], []
+        for n in range(features.shape[1]):
+            (b_bar,) = torch.autograd.grad(features[:, n].sum(), b, retain_graph=True)
+            force, virial = operator.forces(b_bar, c, batch.pairs, self.basis)
+            forces.append(force)
+            stress.append(per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None])
+        energy = per_structure(features.detach().double(), batch)
+        return energy, torch.stack(forces, -1).double(), torch.stack(stress, -1)
+
+
+def per_structure(values: Tensor, batch: Batch) -> Tensor:
+    """Sum of per-atom values over each structure."""
+    shape = (batch.n_structures, *values.shape[1:])
+    return values.new_zeros(shape).index_add_(0, batch.structure, values)
+
+
+def _inverse_volume(batch: Batch) -> Tensor:
+    return torch.where(batch.volume > 0, 1 / batch.volume, 0.0)
