@@ -1,0 +1,149 @@
+"""Model files: a potential as safetensors with a JSON header.
+
+The tensors are the potential's state; everything else stands in the header under the one key "mtp":
+format number, spec, heads, provenance. Bytes depend on the potential alone: no times, no folders.
+Reading a file never executes anything from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mtp
+from mtp.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mtp.potential import Potential
+
+FORMAT = 1
+KEY = "mtp"
+_MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+
+def save_model(
+    path: str | Path, potential: Potential, provenance: dict[str, Any] | None = None
+) -> None:
+    """Write a potential; the file is complete or not there at all, also after a crash.
+
+    provenance: plain JSON data (plan, hashes of the data, …); absolute paths lose their folders.
+    """
+    from safetensors.torch import save
+
+    header = {
+        "format": FORMAT,
+        "program": "mtp-train",
+        "version": mtp.__version__,
+        "spec": asdict(potential.spec),
+        "provenance": _without_folders(provenance or {}),
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()
+    }
+    # One key only: safetensors does not promise an order of several.
+    metadata = {KEY: json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)}
+    _write_atomically(Path(path), save(tensors, metadata))
+
+
+def load_model(path: str | Path) -> Potential:
+    """The potential in a model file, on the CPU.
+
+    Raises InvalidInput for files that are missing, foreign, damaged or of a newer format.
+    """
+    from pydantic import TypeAdapter, ValidationError
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from mtp.potential import Potential, PotentialSpec
+
+    content, header = _open(Path(path))
+    try:
+        spec = TypeAdapter(PotentialSpec).validate_python(header["spec"])
+        potential = Potential(spec)
+        potential.load_state_dict(load(content))
+    except (SafetensorError, ValidationError, RuntimeError) as error:
+        raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
+    return potential
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What is inside a model file, as plain data: header, tensor shapes, number of parameters."""
+    content, header = _open(Path(path))
+    tensors = {
+        name: {"dtype": entry["dtype"], "shape": entry["shape"]}
+        for name, entry in sorted(_safetensors_header(Path(path), content).items())
+        if name != "__metadata__"
+    }
+    return {**header, "tensors": tensors, "bytes": len(content)}
+
+
+def _open(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes and our header in it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
+    metadata = _safetensors_header(path, content).get("__metadata__", {})
+    if KEY not in metadata:
+        raise InvalidInput(
+            f"{path}: a safetensors file, but not a model of mtp-train (its header has no '{KEY}')"
+        )
+    try:
+        header = json.loads(metadata[KEY])
+        number = header["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
+    if number != FORMAT:
+        raise InvalidInput(
+            f"{path}: model format {number} of mtp-train {header.get('version', '?')}, but this "
+            f"mtp-train {mtp.__version__} reads format {FORMAT}; install the version that wrote it"
+        )
+    return content, header
+
+
+def _safetensors_header(path: Path, content: bytes) -> dict[str, Any]:
+    """The JSON that every safetensors file begins with, after its length in 8 bytes."""
+    problem = InvalidInput(
+        f"{path}: not a model file of mtp-train (expected safetensors, as best.mtp.safetensors)"
+    )
+    if len(content) < 8:
+        raise problem
+    (length,) = struct.unpack("<Q", content[:8])
+    if length > min(len(content) - 8, _MAX_HEADER):
+        raise problem
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except ValueError as error:
+        raise problem from error
+    if not isinstance(header, dict):
+        raise problem
+    return header
+
+
+def _without_folders(value: Any) -> Any:
+    """The same data with every absolute path cut to its last part."""
+    if isinstance(value, dict):
+        return {str(_without_folders(k)): _without_folders(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(v) for v in value]
+    if isinstance(value, str | Path):
+        return Path(value).name if os.path.isabs(value) else str(value)
+    return value
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Through a file beside it, flushed to disk, then renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
