@@ -175,7 +175,9 @@ class Potential(nn.Module):
             features = readout.features(b)
         forces, stress = [], []
         for n in range(features.shape[1]):
-            (b_bar,) = torch.autograd.grad(features[:, n].sum(), b, retain_graph=True)
+            column = torch.zeros_like(features)
+            column[:, n] = 1.0
+            (b_bar,) = torch.autograd.grad(features, b, column, retain_graph=True)
             force, virial = operator.forces(b_bar, c, batch.pairs, self.basis)
             forces.append(force)
             stress.append(per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None])

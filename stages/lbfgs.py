@@ -1,0 +1,200 @@
+"""L-BFGS with a strong Wolfe line search; one step is one accepted iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from stages.objective import Evaluation, Objective
+from stages.plan import Stage
+
+HISTORY = 50  # pairs of steps and gradient changes that are remembered
+TRIALS = 20  # evaluations of one line search at most
+DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
+
+
+class LBFGS:
+    """Full-batch quasi-Newton descent (Nocedal & Wright, Numerical Optimization, ch. 3 and 7).
+
+    The learning rate is the length of the first trial step of a stage; later ones start at the
+    quasi-Newton step. When no step lowers the loss the memory is dropped and the steepest descent
+    tried; when that fails too the stage has converged and further steps change nothing.
+    """
+
+    full_batch = True
+
+    def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
+        self.parameters = [p for group in groups.values() for p in group]
+        self.steps: list[Tensor] = []
+        self.changes: list[Tensor] = []
+        self.here: _Point | None = None  # loss and gradient where the parameters stand
+        self.converged = False
+
+    def step(self, objective: Objective, lr: float) -> Evaluation:
+        """Move to a point of lower loss; returns the loss there."""
+        origin = self._get()
+        if self.here is None:
+            self.here = self._evaluate(objective, origin, 0.0, None)
+            if not self.here.finite:
+                raise objective.not_finite()
+        found = None if self.converged else self._search(objective, origin, lr)
+        if found is None:
+            self.converged = True
+            self._set(origin)
+            return objective.gradient()
+        new = self._get()
+        self._remember(new - origin, found.gradient - self.here.gradient)
+        self.here = found
+        return found.evaluation
+
+    def _search(self, objective: Objective, origin: Tensor, lr: float) -> _Point | None:
+        """Line search along the quasi-Newton direction, then along the steepest descent."""
+        while True:
+            direction = self._direction()
+            slope = float(direction @ self.here.gradient)
+            if slope < 0:  # else the gradient is zero or the memory is spoilt
+                fresh = not self.steps
+                length = float(direction.norm())
+                along = _along(self, objective, origin, direction)
+                first = lr / length if fresh else 1.0
+                found = wolfe(along, self.here.at(0.0, slope), first)
+                if found is not None:
+                    self._set(origin + found.t * direction)
+                    return found
+            if not self.steps:
+                return None
+            self.steps, self.changes = [], []
+
+    def _direction(self) -> Tensor:
+        """−H·gradient by the two-loop recursion."""
+        q = -self.here.gradient
+        inverse = [1.0 / (s @ y) for s, y in zip(self.steps, self.changes, strict=True)]
+        alpha = [q.new_zeros(())] * len(inverse)
+        for k in reversed(range(len(inverse))):
+            alpha[k] = inverse[k] * (self.steps[k] @ q)
+            q = q - alpha[k] * self.changes[k]
+        if inverse:
+            q = q / (inverse[-1] * (self.changes[-1] @ self.changes[-1]))
+        for k in range(len(inverse)):
+            q = q + (alpha[k] - inverse[k] * (self.changes[k] @ q)) * self.steps[k]
+        return q
+
+    def _remember(self, step: Tensor, change: Tensor) -> None:
+        if step @ change > 1e-10 * step.norm() * change.norm():  # keeps H positive definite
+            self.steps = [*self.steps, step][-HISTORY:]
+            self.changes = [*self.changes, change][-HISTORY:]
+
+    def _evaluate(
+        self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
+    ) -> _Point:
+        self._set(x)
+        evaluation = objective.gradient()
+        gradient = torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).double()
+                for p in self.parameters
+            ]
+        )
+        slope = 0.0 if direction is None else float(direction @ gradient)
+        return _Point(t, evaluation.value, slope, gradient, evaluation)
+
+    def _get(self) -> Tensor:
+        return torch.cat([p.detach().reshape(-1).double() for p in self.parameters])
+
+    @torch.no_grad()
+    def _set(self, x: Tensor) -> None:
+        sizes = [p.numel() for p in self.parameters]
+        for parameter, values in zip(self.parameters, x.split(sizes), strict=True):
+            parameter.copy_(values.view_as(parameter))
+
+    def state_dict(self) -> dict[str, Any]:
+        here = self.here
+        return {
+            "steps": list(self.steps),
+            "changes": list(self.changes),
+            "value": None if here is None else here.value,
+            "gradient": None if here is None else here.gradient,
+            "converged": self.converged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.changes = list(state["steps"]), list(state["changes"])
+        self.converged = state["converged"]
+        if state["value"] is not None:
+            self.here = _Point(0.0, state["value"], 0.0, state["gradient"], None)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One evaluation on a line: where, value, derivative along the line, whole gradient."""
+
+    t: float
+    value: float
+    slope: float
+    gradient: Tensor | None
+    evaluation: Evaluation | None
+
+    @property
+    def finite(self) -> bool:
+        return (
+            math.isfinite(self.value)
+            and math.isfinite(self.slope)
+            and bool(torch.isfinite(self.gradient).all())
+        )
+
+    def at(self, t: float, slope: float) -> _Point:
+        """The same evaluation, seen from another line."""
+        return _Point(t, self.value, slope, self.gradient, self.evaluation)
+
+
+def _along(
+    optimiser: LBFGS, objective: Objective, origin: Tensor, direction: Tensor
+) -> Callable[[float], _Point]:
+    return lambda t: optimiser._evaluate(objective, origin + t * direction, t, direction)
+
+
+def wolfe(along: Callable[[float], Any], start: Any, first: float) -> Any | None:
+    """A point that satisfies the strong Wolfe conditions, else the lowest that decreases enough.
+
+    along: t → point with ``t``, ``value``, ``slope``, ``finite``.  start: the point at t = 0 with a
+    negative slope.  first: first t tried.  None when nothing decreases the value.
+    """
+    low, high, best, t = start, None, None, first
+    for _ in range(TRIALS):
+        point = along(t)
+        decreases = point.finite and point.value <= start.value + DECREASE * t * start.slope
+        if decreases and point.value < start.value and (best is None or point.value < best.value):
+            best = point
+        if not decreases or point.value >= low.value:
+            high = point
+        elif abs(point.slope) <= -CURVATURE * start.slope:
+            return point
+        else:
+            # The minimum lies between two neighbours of the bracket; keep the lower one in `low`.
+            rising = point.slope * (1.0 if high is None or high.t > low.t else -1.0) >= 0
+            low, high = point, low if rising else high
+        t = 2.5 * low.t if high is None else _between(low, high)
+        if high is not None and abs(high.t - low.t) < 1e-12 * max(abs(low.t), abs(high.t)):
+            break
+    return best
+
+
+def _between(low: Any, high: Any) -> float:
+    """Minimum of the cubic through both points, kept off the ends; the middle if there is none."""
+    width = high.t - low.t
+    if high.finite:
+        a = low.slope + high.slope - 3.0 * (low.value - high.value) / (low.t - high.t)
+        root = a * a - low.slope * high.slope
+        if root >= 0:
+            b = math.copysign(math.sqrt(root), width)
+            divisor = high.slope - low.slope + 2.0 * b
+            if divisor:
+                fraction = 1.0 - (high.slope + b - a) / divisor
+                return low.t + width * min(max(fraction, 0.1), 0.9)
+    return low.t + 0.5 * width if high.finite else low.t + 0.1 * width

@@ -1,0 +1,133 @@
+"""The exact ridge solve of the weights that energies, forces and stresses are linear in.
+
+For a linear readout these are all its weights, for a neural network those of its last layer; species
+shifts join in when the stage moves them. Everything else stays fixed. Normal equations are summed
+over blocks of frames in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from stages.loss import ENERGY_POWER, Errors, coefficient_vector
+from stages.objective import Evaluation, Objective
+from stages.plan import Stage
+
+
+class LeastSquares:
+    """One step solves every task's linear weights; solving again changes nothing.
+
+    The ridge is relative to the largest eigenvalue of the normal matrix whose columns are scaled to
+    a unit diagonal. It pulls weights towards zero and shifts towards where they stand, so that
+    directions the data do not determine stay harmless.
+    """
+
+    full_batch = True
+
+    def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
+        self.shifts = "shifts" in groups
+        self.ridge = stage.ridge
+
+    def step(self, objective: Objective, lr: float) -> Evaluation:
+        """Solve; returns the loss at the solution. The learning rate has no meaning here."""
+        for task in objective.shares:
+            head = objective.potential.heads[task]
+            weights = head.last.weight[0].detach().double()
+            matrix, slope = normal_equations(objective, task, self.shifts)
+            if not torch.isfinite(slope).all():
+                raise objective.not_finite()
+            start = torch.zeros_like(slope)
+            start[: len(weights)] = weights
+            solution = ridge_solve(matrix, matrix @ start - slope, self.ridge)
+            with torch.no_grad():
+                head.last.weight.copy_(solution[None, : len(weights)])
+                if self.shifts:
+                    head.shifts += solution[len(weights) :]
+        return objective.gradient()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Tensor, Tensor]:
+    """Half the second and first derivatives of a task's loss by its linear weights.
+
+    Returns (n, n) and (n,) in float64, taken where the parameters stand; n counts the linear weights
+    and, with ``shifts``, one shift per species after them.
+    """
+    matrix = slope = None
+    normaliser = objective.normalisers()[task]
+    for draw, batch in objective.batches():
+        if draw.task != task:
+            continue
+        errors = Errors.of(objective.potential.predict(batch, task), batch)
+        columns = objective.potential.linear_rows(batch, task)
+        if shifts:
+            columns = _with_shifts(columns, batch, len(objective.potential.spec.species))
+        for rows, error, weight in _weighted_rows(objective, task, normaliser, errors, columns):
+            weighted = rows * weight[:, None]  # (rows, n)
+            a, b = rows.T @ weighted, weighted.T @ error
+            matrix, slope = (a, b) if matrix is None else (matrix + a, slope + b)
+    return matrix, slope
+
+
+def _weighted_rows(
+    objective: Objective, task: str, normaliser: Tensor, errors: Errors, columns: tuple
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Rows (rows, n), errors (rows,) and weights (rows,) of each term with a coefficient."""
+    plan = objective.stage.tasks[task]
+    size = errors.atoms ** ENERGY_POWER[plan.energy_weighting]
+    normaliser = torch.where(normaliser > 0, normaliser, 1.0).to(size.device)
+    scale = coefficient_vector(plan.coefficients, size) / normaliser
+    energy, forces, stress = (block.double() for block in columns)
+    terms = (
+        (energy / size[:, None], errors.energy / size, errors.weights["energy"]),
+        (forces.flatten(0, 1), errors.forces.flatten(), _repeat(errors.weights["forces"], 3)),
+        (stress.flatten(0, 1), errors.stress.flatten(), _repeat(errors.weights["stress"], 6)),
+    )
+    return [
+        (rows[w > 0], error[w > 0], c * w[w > 0])
+        for (rows, error, w), c in zip(terms, scale, strict=True)
+        if c > 0
+    ]
+
+
+def _repeat(weight: Tensor, times: int) -> Tensor:
+    return weight.repeat_interleave(times)
+
+
+def _with_shifts(columns: tuple, batch: Any, species: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Append one column per species: atoms of it in the energy, nothing in forces and stress."""
+    energy, forces, stress = (block.double() for block in columns)
+    counts = energy.new_zeros(len(energy), species)
+    counts.index_put_(
+        (batch.structure, batch.species.long()), counts.new_ones(()), accumulate=True
+    )
+    return (
+        torch.cat([energy, counts], -1),
+        torch.cat([forces, forces.new_zeros(*forces.shape[:-1], species)], -1),
+        torch.cat([stress, stress.new_zeros(*stress.shape[:-1], species)], -1),
+    )
+
+
+def ridge_solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """Solution x of (A + ridge · λ_max · D) x = right with D the diagonal of A.
+
+    matrix: (n, n) positive semidefinite.  right: (n,).  λ_max: largest eigenvalue of A scaled to a
+    unit diagonal. Components in the null space of A are zero.
+    """
+    diagonal = matrix.diagonal()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+    values, vectors = torch.linalg.eigh(matrix * scale * scale[:, None])
+    largest = values[-1].clamp_min(torch.finfo(values.dtype).tiny)
+    # Eigenvalues below rounding are noise: their directions are left out instead of divided by it.
+    kept = values > 10 * len(values) * torch.finfo(values.dtype).eps * largest
+    inverse = torch.where(kept, 1.0 / (values + ridge * largest), 0.0)
+    return scale * (vectors @ (inverse * (vectors.T @ (scale * right))))

@@ -1,0 +1,226 @@
+"""The loop of one stage, and nothing else: it reads no file, builds no model, knows no stage by name."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tqdm import tqdm
+
+from stages.checkpoint import Position
+from stages.loss import Sums
+from stages.objective import Evaluation, NotFinite, Objective, add, evaluate
+from stages.optimise import OPTIMISERS, Average
+from stages.plan import Stage
+from stages.schedule import learning_rate
+from stages.tasks import Draw, Sampler, TaskData, shares
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from mtp.potential import Potential
+
+MILLI = 1e3
+
+
+class Recorder(Protocol):
+    """Who is told of progress (stages/run.py)."""
+
+    def epoch(self, line: dict[str, Any], loss: float) -> None:
+        """An epoch is complete; the potential holds the parameters to be judged by."""
+
+    def save(self, position: Callable[[], Position], final: bool = False) -> None:
+        """A moment at which the run can be continued from; ``final``: end of a stage."""
+
+    def step(self, position: Callable[[], Position]) -> None:
+        """A step is complete; may save and raise KeyboardInterrupt."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same over all stages."""
+
+    potential: Potential
+    data: dict[str, TaskData]
+    batch_size: int
+    seed: int
+
+
+def run_stage(
+    setting: Setting, stage: Stage, index: int, start: Position, recorder: Recorder
+) -> None:
+    """Train the potential through one stage, from where ``start`` stands to the last epoch.
+
+    index: position of the stage in the plan, from 0.
+    Raises NotFinite, naming stage, epoch and frame, when the loss stops being a number.
+    """
+    run = _StageRun(setting, stage, index, start)
+    bar = tqdm(
+        total=stage.epochs, initial=max(start.epoch, 0), desc=stage.name, unit="epoch", disable=None
+    )
+    with bar:
+        for epoch in range(start.epoch + 1, stage.epochs + 1):
+            with _naming(stage, epoch):
+                line = run.epoch(epoch, recorder)
+            bar.set_postfix_str(progress(line), refresh=False)
+            bar.update(min(epoch, 1))
+    run.average.adopt()
+
+
+class _StageRun:
+    """The moving parts of a stage: optimiser, average, sampler and where they stand."""
+
+    def __init__(self, setting: Setting, stage: Stage, index: int, start: Position) -> None:
+        self.setting, self.stage, self.index = setting, stage, index
+        groups = move_only(setting.potential, stage)
+        frames = {task: len(data.train) for task, data in setting.data.items()}
+        self.shares = shares(stage, frames, setting.batch_size)
+        self.sampler = Sampler(frames, self.shares, setting.batch_size, setting.seed, index)
+        self.optimiser = OPTIMISERS[stage.optimizer](groups, stage)
+        self.average = Average([p for group in groups.values() for p in group], stage.ema)
+        if start.optimiser is not None:
+            self.optimiser.load_state_dict(start.optimiser)
+            self.average.load_state_dict(start.average)
+        self.start = start
+        whole = sum(self.shares.values())
+        portions = {task: share / whole for task, share in self.shares.items()}
+        self.everything = self._objective(self.sampler.everything(), portions)
+
+    def epoch(self, epoch: int, recorder: Recorder) -> dict[str, Any]:
+        """One epoch (0: evaluation only) and its log line."""
+        resumed = self.start if self.start.epoch == epoch - 1 else Position()
+        begun = time.perf_counter() - resumed.seconds
+        if epoch == 0:
+            train, lr = self._evaluate("train"), self._rate(1, 0, 1)
+        else:
+            train, lr = self._steps(epoch, resumed, begun, recorder)
+        with self.average.applied():
+            valid = self._evaluate("valid")
+            line = self._line(epoch, lr, train, valid, time.perf_counter() - begun)
+            recorder.epoch(line, self._loss(valid if valid else train))
+        recorder.save(lambda: self._position(epoch))
+        return line
+
+    def _steps(
+        self, epoch: int, resumed: Position, begun: float, recorder: Recorder
+    ) -> tuple[dict[str, Sums], float]:
+        """The steps of an epoch that are left; returns the sums of all and the last rate."""
+        objectives = self._objectives(epoch)
+        sums, lr = dict(resumed.sums), 0.0
+        for step in range(resumed.step, len(objectives)):
+            lr = self._rate(epoch, step, len(objectives))
+            evaluation: Evaluation = self.optimiser.step(objectives[step], lr)
+            self.average.update()
+            for task, part in evaluation.sums.items():
+                add(sums, task, part)
+            if step + 1 < len(objectives):
+                here = (epoch - 1, step + 1, dict(sums))
+                recorder.step(lambda: self._position(*here, time.perf_counter() - begun))  # noqa: B023
+        return sums, lr
+
+    def _objectives(self, epoch: int) -> list[Objective]:
+        if self.optimiser.full_batch:
+            return [self.everything]
+        return [self._objective([draw], {draw.task: 1.0}) for draw in self.sampler.epoch(epoch)]
+
+    def _objective(self, draws: list[Draw], portions: dict[str, float]) -> Objective:
+        return Objective(self.setting.potential, self.stage, self.setting.data, draws, portions)
+
+    def _rate(self, epoch: int, step: int, steps: int) -> float:
+        return learning_rate(self.stage, epoch, step, steps)
+
+    def _position(
+        self,
+        epoch: int,
+        step: int = 0,
+        sums: dict[str, Sums] | None = None,
+        seconds: float = 0.0,
+    ) -> Position:
+        return Position(
+            self.index,
+            epoch,
+            step,
+            sums or {},
+            seconds,
+            self.optimiser.state_dict(),
+            self.average.state_dict(),
+        )
+
+    def _evaluate(self, which: str) -> dict[str, Sums]:
+        """Task → sums over its whole training or validation set; empty sets are left out."""
+        found = {}
+        for task in self.shares:
+            geometry = getattr(self.setting.data[task], which)
+            sums = evaluate(
+                self.setting.potential,
+                task,
+                geometry,
+                self.stage.tasks[task],
+                self.setting.batch_size,
+            )
+            if sums is not None:
+                found[task] = sums
+        return found
+
+    def _loss(self, sums: dict[str, Sums]) -> float:
+        """The loss of the stage over all tasks."""
+        whole = sum(self.shares[task] for task in sums)
+        losses = {t: s.loss(self.stage.tasks[t].coefficients) for t, s in sums.items()}
+        return sum(self.shares[task] / whole * loss for task, loss in losses.items())
+
+    def _line(
+        self,
+        epoch: int,
+        lr: float,
+        train: dict[str, Sums],
+        valid: dict[str, Sums],
+        seconds: float,
+    ) -> dict[str, Any]:
+        coefficients = {t: asdict(self.stage.tasks[t].coefficients) for t in self.shares}
+        only = next(iter(coefficients.values()))
+        return {
+            "stage": self.index + 1,
+            "name": self.stage.name,
+            "epoch": epoch,
+            "lr": lr,
+            "coeff": only if len(coefficients) == 1 else coefficients,
+            "train": {task: self._terms(task, sums) for task, sums in train.items()},
+            "valid": {task: self._terms(task, sums) for task, sums in valid.items()},
+            "seconds": round(seconds, 3),
+        }
+
+    def _terms(self, task: str, sums: Sums) -> dict[str, float]:
+        return sums.terms() | {"loss": sums.loss(self.stage.tasks[task].coefficients)}
+
+
+def move_only(potential: Potential, stage: Stage) -> dict[str, list[Parameter]]:
+    """The groups a stage moves; the parameters of the others are frozen."""
+    groups = potential.groups()
+    for name, parameters in groups.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in stage.trainable)
+    return {name: groups[name] for name in stage.trainable if groups[name]}
+
+
+@contextmanager
+def _naming(stage: Stage, epoch: int) -> Iterator[None]:
+    """Say in which stage and epoch a loss stopped being a number."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(
+            f"{stage.name}, epoch {epoch}: {error}; the checkpoint and best model before it are "
+            "kept. Try a smaller learning rate, or look at this frame"
+        ) from error
+
+
+def progress(line: dict[str, Any]) -> str:
+    """Mean absolute errors of the first task for the progress bar."""
+    terms = next(iter((line["valid"] or line["train"]).values()))
+    units = {"energy_l1": "meV/atom", "forces_l1": "meV/Å"}
+    shown = [f"{MILLI * terms[key]:.3g} {unit}" for key, unit in units.items() if key in terms]
+    return ", ".join(shown) if all(math.isfinite(v) for v in terms.values()) else "not finite"

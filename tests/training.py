@@ -1,0 +1,92 @@
+"""A small potential and small labelled structures for the tests of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mtp.geometry import Geometry
+from mtp.potential import Potential, PotentialSpec
+from mtp.structure import Structure
+from stages.plan import Coefficients, Schedule, Stage, TaskStage
+from stages.tasks import TaskData
+
+SPECIES = (13, 29)
+
+
+def structures(
+    rng: np.random.Generator, count: int, *, atoms: tuple[int, ...] = (1, 2, 4)
+) -> list[Structure]:
+    """Random fcc-like cells of two elements; the labels are random numbers of a sensible size."""
+    found = []
+    for index in range(count):
+        n = atoms[index % len(atoms)]
+        cell = np.diag([3.0, 3.2, 3.1 * n]) + 0.1 * rng.normal(size=(3, 3))
+        fractions = np.stack([rng.random(n), rng.random(n), np.arange(n) / n], 1)
+        found.append(
+            Structure(
+                numbers=rng.choice(SPECIES, n),
+                positions=fractions @ cell,
+                cell=cell,
+                pbc=np.ones(3, dtype=bool),
+                energy=float(-3.0 * n + rng.normal()),
+                forces=rng.normal(size=(n, 3)),
+                stress=0.01 * rng.normal(size=6),
+                weight=float(rng.choice([0.5, 1.0, 2.0])),
+                source="random.xyz",
+                index=index,
+            )
+        )
+    return found
+
+
+def unlabelled(structure: Structure, *terms: str) -> Structure:
+    """The same structure without the labels of some terms."""
+    return replace(structure, **dict.fromkeys(terms))
+
+
+def potential(hidden: tuple[int, ...] = (), heads: tuple[str, ...] = ("default",)) -> Potential:
+    """A level 4 potential with random parameters."""
+    model = Potential(
+        PotentialSpec(
+            species=SPECIES, cutoff=4.0, min_dist=1.0, n_q=3, levmax=6, hidden=hidden, heads=heads
+        )
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            size = 0.02 if parameter.dim() == 4 else 0.3
+            parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def geometry(frames: list[Structure]) -> Geometry:
+    return Geometry(frames, SPECIES, 4.0)
+
+
+def task_data(train: list[Structure], valid: list[Structure]) -> TaskData:
+    return TaskData.of(geometry(train), geometry(valid))
+
+
+def task(**changes) -> TaskStage:
+    """Loss of a task: mse with coefficients 1, 0.1, 10 unless changed."""
+    return TaskStage(**{"loss": "mse", "coefficients": Coefficients(1.0, 0.1, 10.0)} | changes)
+
+
+def stage(loss: TaskStage | dict[str, TaskStage] | None = None, **changes) -> Stage:
+    """A short stage that moves everything."""
+    tasks = loss if isinstance(loss, dict) else {"default": loss or task()}
+    return Stage(
+        **{
+            "name": "stage1",
+            "epochs": 3,
+            "lr": 0.01,
+            "optimizer": "adam",
+            "schedule": Schedule("none", 1),
+            "trainable": ("descriptor", "readout", "shifts"),
+            "tasks": tasks,
+        }
+        | changes
+    )
