@@ -1,0 +1,98 @@
+"""What log.jsonl tells: terms over epochs, stages, contributions, seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TERMS = ("energy", "forces", "stress")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The log lines of a stage, ``rows[start:end]``, without the evaluation before its first step."""
+
+    stage: int
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class History:
+    """The lines of a training log, in the order they were written."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> History:
+        """Read log.jsonl; a last line cut off by a killed process is left out."""
+        if not path.exists():
+            return cls(())
+        lines = path.read_text().split("\n")
+        if lines[-1]:
+            lines = lines[:-1]
+        return cls(tuple(json.loads(line) for line in lines if line))
+
+    @cached_property
+    def epochs(self) -> np.ndarray:
+        """(rows,) epochs since the start of the run; 0 is before the first step."""
+        first = 0 if self.rows and self.rows[0]["epoch"] == 0 else 1
+        return np.arange(first, first + len(self.rows))
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The stages in order."""
+        spans: list[Span] = []
+        for i, row in enumerate(self.rows):
+            if row["epoch"] == 0:
+                continue
+            if spans and spans[-1].stage == row["stage"]:
+                spans[-1] = Span(spans[-1].stage, spans[-1].name, spans[-1].start, i + 1)
+            else:
+                spans.append(Span(row["stage"], row["name"], i, i + 1))
+        return tuple(spans)
+
+    def heads(self) -> list[str]:
+        """Heads in the order in which they appear."""
+        return list(dict.fromkeys(head for row in self.rows for head in row["train"]))
+
+    def term(self, head: str, part: str, name: str) -> np.ndarray:
+        """(rows,) an unweighted term, e.g. ("default", "valid", "forces_mse"); NaN where absent."""
+        return np.array(
+            [(row.get(part) or {}).get(head, {}).get(name, np.nan) for row in self.rows], float
+        )
+
+    def coefficients(self, head: str, row: int) -> dict[str, float] | None:
+        """Loss coefficients of a head in a row; None where the head was not trained."""
+        coeff = self.rows[row]["coeff"]
+        return coeff if "energy" in coeff else coeff.get(head)
+
+    def rmse(self, head: str, term: str, row: int) -> tuple[float, str]:
+        """Root mean square error of a term in a row and the part (valid, else train) it is of."""
+        for part in ("valid", "train"):
+            value = (self.rows[row].get(part) or {}).get(head, {}).get(f"{term}_mse")
+            if value is not None:
+                return float(np.sqrt(value)), part
+        return np.nan, "valid"
+
+    def window(self, span: Span) -> range:
+        """Rows of the last 5 % of a stage's epochs (at least one): what calibration looks at."""
+        length = max(1, (span.end - span.start) // 20)
+        return range(span.end - length, span.end)
+
+    def contributions(
+        self, head: str, rows: range, coefficients: dict[str, float], loss: str
+    ) -> dict[str, float]:
+        """Coefficient times unweighted train term, averaged over rows; absent terms left out."""
+        result = {}
+        for term in TERMS:
+            values = self.term(head, "train", f"{term}_{loss}")[list(rows)]
+            if np.isfinite(values).any():
+                result[term] = coefficients[term] * float(np.nanmean(values))
+        return result

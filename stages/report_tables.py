@@ -1,0 +1,264 @@
+"""Tables of the report, as plain rows of text for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stages.evaluate import COLUMNS, three_digits
+from stages.history import TERMS, History
+from stages.metrics import MILLI, Predictions, by_config_type, by_element, by_file, worst_frames
+
+GPA = 160.21766208  # GPa per eV/Å³
+SCALES = {"energy": MILLI, "forces": MILLI, "stress": GPA}
+UNITS = {term: unit for term, unit, *_ in COLUMNS}
+MOST_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table cell; `bar` in 0…1 draws a bar behind it; `tone` is "good", "bad" or ""."""
+
+    text: str
+    bar: float | None = None
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; the first `text_columns` columns are words, the others numbers."""
+
+    head: tuple[str, ...]
+    rows: list[list[Cell]]
+    text_columns: int = 1
+    note: str = ""
+
+    @classmethod
+    def of(cls, head: Sequence[str], rows: Sequence[Sequence[Any]], **options: Any) -> Table:
+        """A table of values: numbers get three digits, None becomes a dash, Cells stay."""
+        return cls(tuple(head), [[_cell(value) for value in row] for row in rows], **options)
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return Cell("–")
+    if isinstance(value, (bool, str)):
+        return Cell(str(value))
+    return Cell(f"{value:,}" if isinstance(value, (int, np.integer)) else three_digits(value))
+
+
+def headline(sets: dict[str, dict[str, Any]]) -> Table:
+    """MAE and RMSE of every set."""
+    head = ["set", "frames", "atoms"]
+    head += [f"{term} {kind}, {unit}" for term, unit, *_ in COLUMNS for kind in ("MAE", "RMSE")]
+    rows = []
+    for name, numbers in sets.items():
+        keys = [key for _, _, *both in COLUMNS for key in both]
+        rows.append([name, numbers["frames"], numbers["atoms"], *(numbers.get(k) for k in keys)])
+    return Table.of(head, rows)
+
+
+def element_table(sets: dict[str, Predictions], name: str) -> Table | None:
+    """Force errors per element of the set `name`, the training set's beside them."""
+    found = by_element(sets[name])
+    if not found:
+        return None
+    train = by_element(sets["train"]) if "train" in sets and name != "train" else {}
+    order = sorted(found, key=lambda symbol: -found[symbol]["forces_mae_meV_per_A"])
+    longest = max(row["forces_mae_meV_per_A"] for row in found.values())
+    head = ["element", f"atoms ({name})", "MAE, meV/Å", "RMSE", "largest"]
+    rows = [
+        [
+            symbol,
+            found[symbol]["atoms"],
+            _bar(found[symbol]["forces_mae_meV_per_A"], longest),
+            found[symbol]["forces_rmse_meV_per_A"],
+            found[symbol]["forces_max_meV_per_A"],
+        ]
+        + ([train.get(symbol, {}).get("forces_mae_meV_per_A")] if train else [])
+        for symbol in order
+    ]
+    return Table.of(head + (["MAE (train)"] if train else []), rows)
+
+
+def group_table(sets: dict[str, Predictions], kind: str) -> Table | None:
+    """Errors per "file" or per "config_type" of every set; None where there is nothing to tell."""
+    split = {"file": by_file, "config_type": by_config_type}[kind]
+    found = [
+        (name, group or "(none)", values)
+        for name, predictions in reversed(sets.items())
+        for group, values in split(predictions).items()
+    ]
+    if not found:
+        return None
+    columns = [c for c in COLUMNS if any(c[2] in values for *_, values in found)]
+    longest = {c[2]: max(values.get(c[2], 0) for *_, values in found) for c in columns}
+    head = ["set", kind, "frames"]
+    head += [f"{term} {k}, {unit}" for term, unit, *_ in columns for k in ("MAE", "RMSE")]
+    rows = []
+    for name, group, values in found[:MOST_ROWS]:
+        row: list[Any] = [name, group, values["frames"]]
+        for _, _, mae, rmse in columns:
+            row += [_bar(values.get(mae), longest[mae]), values.get(rmse)]
+        rows.append(row)
+    left = len(found) - len(rows)
+    note = f"{left} more rows are left out; predictions.npz has every frame." if left else ""
+    return Table.of(head, rows, text_columns=2, note=note)
+
+
+def worst_table(sets: dict[str, Predictions], term: str, count: int = 8) -> Table | None:
+    """The frames of all sets with the largest error of one term."""
+    found = [
+        (name, row)
+        for name, predictions in sets.items()
+        for row in worst_frames(predictions, term, count)
+    ]
+    found = sorted(found, key=lambda item: -item[1]["error"])[:count]
+    if not found:
+        return None
+    extra = ["atom"] if term == "forces" else []
+    rows = []
+    for name, row in found:
+        atom = [f"{row['element']} {row['atom']}"] if extra else []
+        value = _bar(row["error"], found[0][1]["error"])
+        rows.append([row["where"], name, row["config_type"] or None, *atom, row["atoms"], value])
+    unit = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}[term]
+    head = ["frame", "set", "config_type", *extra, "atoms", f"error, {unit}"]
+    return Table.of(head, rows, text_columns=3 + len(extra))
+
+
+@dataclass(frozen=True)
+class Share:
+    """One stacked bar: what each term contributes to the loss, also in percent."""
+
+    label: str
+    coefficients: dict[str, float]
+    contributions: dict[str, float]
+    percent: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, label: str, contributions: dict[str, float], coefficients: dict[str, float]
+    ) -> Share:
+        """Percent are those of the sum of all contributions."""
+        total = sum(contributions.values()) or 1.0
+        percent = {term: 100 * value / total for term, value in contributions.items()}
+        return cls(label, coefficients, contributions, percent)
+
+
+def share_table(shares: Sequence[Share]) -> Table:
+    """Coefficients and contributions of every bar."""
+    terms = list(shares[0].contributions)
+    head = ["training loss", *(f"c {t}" for t in terms), *(f"contribution of {t}" for t in terms)]
+    rows = [
+        [share.label]
+        + [Cell(f"{share.coefficients[t]:.3g}") for t in terms]
+        + [Cell(f"{share.contributions[t]:.3g}") for t in terms]
+        for share in shares
+    ]
+    return Table.of(head, rows)
+
+
+def plan_table(plan: dict[str, Any], history: History) -> Table:
+    """One row per stage (and task): what it does."""
+    several = len(plan["data"]) > 1
+    ran = {span.name: span for span in history.spans}
+    rows = []
+    for stage in plan["stages"]:
+        for head, task in stage["tasks"].items():
+            coefficients = task["coefficients"]
+            if coefficients is None and stage["name"] in ran:
+                coefficients = history.coefficients(head, ran[stage["name"]].start)
+            rows.append(
+                [stage["name"]]
+                + ([head] if several else [])
+                + [_optimiser(stage), _loss(task), stage["epochs"], _lr(stage)]
+                + [_coefficient(coefficients, term) for term in TERMS]
+            )
+    head = ["stage", *(["task"] if several else []), "optimiser", "loss", "epochs", "learning rate"]
+    head += [f"c {term}" for term in TERMS]
+    return Table.of(head, rows, text_columns=4 if several else 3)
+
+
+def _optimiser(stage: dict[str, Any]) -> str:
+    parts = [stage["optimizer"]]
+    if set(stage["trainable"]) != {"descriptor", "readout", "shifts"}:
+        parts.append("moves " + ", ".join(stage["trainable"]))
+    for key, name in (("weight_decay", "decay"), ("gradient_clip", "clip"), ("ema", "EMA")):
+        if stage.get(key):
+            parts.append(f"{name} {stage[key]:g}")
+    return " · ".join(parts)
+
+
+def _loss(task: dict[str, Any]) -> str:
+    weighting = task["energy_weighting"]
+    return task["loss"] + ("" if weighting == "per_atom_squared" else f" · energy {weighting}")
+
+
+def _lr(stage: dict[str, Any]) -> Cell:
+    if stage["optimizer"] == "lstsq":
+        return Cell("exact solve")
+    schedule = stage["schedule"]
+    text = {
+        "none": "constant",
+        "step": f"×{schedule['gamma']:g} every {schedule['step_size']}",
+        "linear_warmup": f"warm-up {schedule['step_size']}, to ×{schedule['min_ratio']:g}",
+    }[schedule["kind"]]
+    return Cell(f"{stage['lr']:g}, {text}")
+
+
+def _coefficient(coefficients: dict[str, float] | None, term: str) -> Cell:
+    return Cell("from the log" if coefficients is None else f"{coefficients[term]:.3g}")
+
+
+def effect_table(history: History, head: str, part: str) -> Table | None:
+    """Errors at the end of each stage, with the change the stage made."""
+    terms = [t for t in TERMS if np.isfinite(history.term(head, part, f"{t}_mse")).any()]
+    if not terms or not history.spans:
+        return None
+    rows: list[list[Any]] = []
+    first = history.spans[0].start
+    if first > 0:
+        start = [_rmse(history, head, part, t, first - 1) for t in terms]
+        rows.append(["before the first step", None, *start, None, None])
+    for span in history.spans:
+        cells = [_after(history, head, part, t, span.start - 1, span.end - 1) for t in terms]
+        seconds = sum(row["seconds"] for row in history.rows[span.start : span.end])
+        length = span.end - span.start
+        rows.append([span.name, length, *cells, duration(seconds), duration(seconds / length)])
+    head_row = ["after", "epochs", *(f"{t}, {UNITS[t]}" for t in terms), "time", "per epoch"]
+    return Table.of(head_row, rows)
+
+
+def _rmse(history: History, head: str, part: str, term: str, row: int) -> float:
+    return SCALES[term] * float(np.sqrt(history.term(head, part, f"{term}_mse")[row]))
+
+
+def _after(history: History, head: str, part: str, term: str, before: int, after: int) -> Cell:
+    value = _rmse(history, head, part, term, after)
+    old = _rmse(history, head, part, term, before) if before >= 0 else np.nan
+    if not np.isfinite(old) or old == 0 or not np.isfinite(value):
+        return _cell(value)
+    ratio = value / old
+    change = f"{100 * (ratio - 1):+.0f} %" if ratio < 10 else f"×{ratio:.0f}"
+    tone = "good" if ratio < 0.995 else "bad" if ratio > 1.005 else ""
+    return Cell(f"{three_digits(value)} ({change.replace('-', '−')})", tone=tone)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person reads at a glance."""
+    if seconds < 120:
+        return f"{three_digits(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _bar(value: float | None, longest: float) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(three_digits(value), bar=value / longest if longest > 0 else 0.0)

@@ -1,0 +1,222 @@
+"""The report is built from whatever a run left, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtp.errors import InvalidInput
+from mtp.structure import Structure
+from stages.history import History
+from stages.metrics import Predictions, metrics, write_metrics, write_predictions
+from stages.plan import (
+    GROUPS,
+    Coefficients,
+    DataFile,
+    DataPlan,
+    ModelPlan,
+    Plan,
+    RunPlan,
+    Schedule,
+    Stage,
+    TaskStage,
+)
+from stages.report import write_report
+
+
+def make_plan(heads=("default",), calibration=True, nn=()) -> Plan:
+    def stage(name, epochs, lr, coefficients, target=None):
+        tasks = {head: TaskStage("mse", coefficients) for head in heads}
+        schedule = Schedule("linear_warmup", 1)
+        return Stage(name, epochs, lr, "adam", schedule, GROUPS, tasks, target)
+
+    stages = [
+        stage("stage1", 8, 0.1, Coefficients(1e-5, 10.0, 1e-5)),
+        stage("stage2", 16, 0.01, Coefficients(1.0, 0.1, 10.0)),
+    ]
+    if calibration:
+        third = Coefficients(1 / 3, 1 / 3, 1 / 3)
+        stages.append(stage("calibration", 8, 0.01, None, third))
+    data = {head: DataPlan((DataFile("train.xyz"),), (DataFile("test.xyz"),)) for head in heads}
+    return Plan(ModelPlan(5.0, 8, 8, 2, 1, 1, nn), data, tuple(stages), RunPlan())
+
+
+def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None) -> list[dict]:
+    """Errors that fall over the epochs, each term fastest where its coefficient is large."""
+    scale = {"energy": 0.3, "forces": 0.8, "stress": 0.03}
+    floor = {"energy": 3e-3, "forces": 0.08, "stress": 1e-3}
+    given = {"energy": 3e5, "forces": 2.0, "stress": 1e6}
+    rows, done = [], 0
+    for number, stage in enumerate(plan.stages, start=1):
+        for epoch in range(0 if number == 1 else 1, stage.epochs + 1):
+            coeff = {h: asdict(t.coefficients) if t.coefficients else given
+                     for h, t in stage.tasks.items()}  # fmt: skip
+            rate = {"stage1": 0.25, "stage2": 0.12}.get(stage.name, 0.08)
+            for term in scale:
+                scale[term] += (floor[term] - scale[term]) * (rate if done else 0)
+            values = {}
+            for part, factor in (("train", 1.0), ("valid", 1.15)):
+                noisy = {t: factor * scale[t] * np.exp(0.04 * rng.normal()) for t in terms}
+                values[part] = {
+                    head: {f"{t}_mse": v**2 for t, v in noisy.items()}
+                    | {f"{t}_l1": 0.75 * v for t, v in noisy.items()}
+                    for head in stage.tasks
+                }
+            rows.append(
+                {
+                    "stage": number, "name": stage.name, "epoch": epoch, "lr": stage.lr,
+                    "coeff": coeff if len(coeff) > 1 else next(iter(coeff.values())),
+                    **values, "seconds": 0.5 + 0.1 * rng.random(),
+                }
+            )  # fmt: skip
+            done += 1
+    return rows[:epochs]
+
+
+def make_predictions(rng, frames, atoms=20, stress=True, elements=(14,), source="train.xyz"):
+    structures, energy, forces, stresses = [], [], [], []
+    for index in range(frames):
+        numbers = rng.choice(elements, atoms)
+        label = Structure(
+            numbers=numbers,
+            positions=rng.random((atoms, 3)) * 7,
+            cell=np.eye(3) * 7,
+            pbc=np.full(3, stress),
+            energy=float(-5.4 * atoms - 90 * (numbers == 8).sum() + rng.normal()),
+            forces=rng.normal(size=(atoms, 3)),
+            stress=rng.normal(size=6) * 0.02 if stress else None,
+            config_type=str(rng.choice(["bulk", "surface", "liquid"])),
+            source=source,
+            index=index,
+        )
+        structures.append(label)
+        energy.append(label.energy + 0.05 * rng.normal())
+        forces.append(label.forces + 0.1 * rng.normal(size=(atoms, 3)) * rng.gamma(2))
+        stresses.append(np.zeros(6) if not stress else label.stress + 2e-3 * rng.normal(size=6))
+    return Predictions.collect(structures, energy, np.concatenate(forces), np.array(stresses))
+
+
+def make_run(folder: Path, rng, heads=("default",), elements=(14,), frames=40, **options) -> Path:
+    """A run directory as a finished training leaves it."""
+    plan = make_plan(heads, options.pop("calibration", True))
+    stress = options.get("terms", "stress")[-1] == "stress" or "terms" not in options
+    (folder / "plan.json").write_text(json.dumps(plan.as_dict()))
+    log = make_log(plan, rng, **options)
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    sets = {"train": frames, "valid": max(2, frames // 8), "test": frames // 2}
+    predictions = {
+        head: {
+            name: make_predictions(
+                rng, count, stress=stress, elements=elements,
+                source=f"{'test' if name == 'test' else 'train'}.xyz",
+            )
+            for name, count in sets.items()
+        }
+        for head in heads
+    }  # fmt: skip
+    write_predictions(folder / "predictions.npz", predictions)
+    write_metrics(folder / "metrics.json", metrics(predictions))
+    return folder
+
+
+def page_of(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_needs_nothing_but_itself(tmp_path, rng):
+    page = page_of(make_run(tmp_path, rng))
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "<script" not in page
+    assert "url(" not in page
+    assert len(page) < 3e6
+    for heading in ("Plan", "Data", "Learning", "Calibration", "Predictions", "Worst frames"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/svg+xml") == 3 + 1 + 3 + 3  # curves, rate, parity, distributions
+
+
+def test_is_the_same_page_again(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    assert page_of(tmp_path) == page_of(tmp_path)
+
+
+def test_headline_is_that_of_metrics_json(tmp_path, rng):
+    page = page_of(make_run(tmp_path, rng, frames=8))
+    test = json.loads((tmp_path / "metrics.json").read_text())["default"]["test"]
+    assert "Test errors" in page
+    assert f"{test['forces_mae_meV_per_A']:.0f} <small>meV/Å" in page
+
+
+def test_every_missing_piece_is_named(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    (tmp_path / "predictions.npz").unlink()
+    (tmp_path / "log.jsonl").unlink()
+    page = page_of(tmp_path)
+    for name in ("predictions.npz", "log.jsonl", "scan.json", "best.mtp.safetensors"):
+        assert f"{name} is absent" in page
+
+
+def test_unfinished_run(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8, epochs=12)
+    (tmp_path / "predictions.npz").unlink()
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"stage": 2, "na')  # the process was killed while it wrote
+    page = page_of(tmp_path)
+    assert "Unfinished: 11 of 32 epochs, last stage stage2" in page
+    assert "No calibration has taken place" in page
+
+
+def test_no_stress_labels(tmp_path, rng):
+    page = page_of(make_run(tmp_path, rng, frames=8, terms=("energy", "forces")))
+    assert "No stress labels" in page
+    assert page.count("data:image/svg+xml") == 2 + 1 + 2 + 2
+
+
+def test_no_test_set(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    sets = {"train": make_predictions(rng, 8), "valid": make_predictions(rng, 2)}
+    write_predictions(tmp_path / "predictions.npz", {"default": sets})
+    page = page_of(tmp_path)
+    assert "No test files were given" in page
+    assert "Valid errors" in page
+
+
+def test_two_heads_without_calibration(tmp_path, rng):
+    page = page_of(make_run(tmp_path, rng, ("pbe", "scan"), frames=8, calibration=False))
+    assert "Test errors: pbe" in page
+    assert "Predictions: scan" in page
+    assert "The plan has no calibration stage" in page
+
+
+def test_no_run_here(tmp_path):
+    with pytest.raises(InvalidInput, match="holds no run"):
+        write_report(tmp_path)
+
+
+def test_text_of_a_data_file_is_not_markup(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    sets = {"train": make_predictions(rng, 8, source="<b>x</b>.xyz")}
+    write_predictions(tmp_path / "predictions.npz", {"default": sets})
+    page = page_of(tmp_path)
+    assert "<b>x</b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;.xyz#" in page
+
+
+def test_history_finds_stages_and_contributions(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    history = History.read(tmp_path / "log.jsonl")
+    assert [(s.name, s.start, s.end) for s in history.spans] == [
+        ("stage1", 1, 9), ("stage2", 9, 25), ("calibration", 25, 33),
+    ]  # fmt: skip
+    assert list(history.epochs[[0, 1, -1]]) == [0, 1, 32]
+    window = history.window(history.spans[1])
+    assert window == range(24, 25)
+    coefficients = {"energy": 2.0, "forces": 0.0, "stress": 1.0}
+    share = history.contributions("default", window, coefficients, "mse")
+    expected = 2 * history.rows[24]["train"]["default"]["energy_mse"]
+    assert share["energy"] == pytest.approx(expected)
+    assert share["forces"] == 0
