@@ -164,7 +164,7 @@ def read_mtp(path: str | Path) -> MlipPotential:
             min_dist=float(values["min_dist"]),
             max_dist=float(values["max_dist"]),
             scaling=float(values.get("scaling", 1.0)),
-            radial=np.array(radial, dtype=np.float64).reshape(count, count, n_radial, size),
+            radial=_reals(" ".join(radial)).reshape(count, count, n_radial, size),
             basic=_integers(values["alpha_index_basic"]).reshape(-1, 4),
             products=_integers(values["alpha_index_times"]).reshape(-1, 4),
             scalars=_integers(values["alpha_moment_mapping"]),
@@ -176,16 +176,16 @@ def read_mtp(path: str | Path) -> MlipPotential:
         raise InvalidInput(f"{path}: damaged .mtp file: {error}") from error
 
 
-def _parse(text: str) -> tuple[dict[str, str], list[list[float]]]:
+def _parse(text: str) -> tuple[dict[str, str], list[str]]:
     """All `key = value` lines, and the rows of the radial coefficients in their order."""
     values: dict[str, str] = {}
-    radial: list[list[float]] = []
+    radial: list[str] = []
     for line in map(str.strip, text.splitlines()):
         key, equals, value = line.partition("=")
         if equals:
             values[key.strip()] = value.strip()
         elif line.startswith("{"):
-            radial.append(list(_reals(line)))
+            radial.append(line)
     return values, radial
 
 

@@ -23,7 +23,7 @@ def random_potential(
     hidden: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Potential:
-    """A potential with random coefficients and normalisations, of a size that is usual in solids."""
+    """A potential with random coefficients and normalisations of a usual size."""
     spec = PotentialSpec(species, cutoff, min_dist, n_q, *level, hidden=hidden)
     potential = Potential(spec)
     rng = np.random.default_rng(seed)

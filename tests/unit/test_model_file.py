@@ -103,7 +103,7 @@ def test_newer_format_is_refused(
     with monkeypatch.context() as newer:
         newer.setattr("mtp.model_file.FORMAT", 2)
         save_model(tmp_path / "model", potential)
-    with pytest.raises(InvalidInput, match="model format 2 .* reads format 1; install the version"):
+    with pytest.raises(InvalidInput, match=r"model format 2 .* reads format 1; install the version"):
         load_model(tmp_path / "model")
 
 
@@ -121,5 +121,5 @@ def test_tensors_must_fit_the_spec(tmp_path: Path, potential: Potential) -> None
     content = path.read_bytes()
     assert content.count(b'\\"levmax\\": 8') == 1
     path.write_bytes(content.replace(b'\\"levmax\\": 8', b'\\"levmax\\": 6'))
-    with pytest.raises(InvalidInput, match="damaged model file: .*size mismatch"):
+    with pytest.raises(InvalidInput, match=r"damaged model file: .*size mismatch"):
         load_model(path)
