@@ -1,0 +1,224 @@
+"""From the data section of a plan to train, valid and test structures."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from mtp.baseline import Shifts, fit_shifts, is_isolated
+from mtp.data.duplicates import Duplicates
+from mtp.data.frame import DataError
+from mtp.data.labels import LabelKeys, Seen
+from mtp.data.reading import iread
+from mtp.data.scan import Selection, report, select
+from mtp.data.stress_sign import check_stress
+from mtp.structure import Structure
+
+
+class FileLike(Protocol):
+    """One data file: path and weight."""
+
+    path: str
+    weight: float
+
+
+class DataOptions(Protocol):
+    """What `prepare` reads from a task's data plan; see the plan for meanings."""
+
+    files: Sequence[FileLike]
+    test_files: Sequence[FileLike]
+    energy_key: str | None
+    forces_key: str | None
+    stress_key: str | None
+    config_type_key: str
+    config_type_weights: Mapping[str, float]
+    weight_key: str | None
+    valid_fraction: float
+    max_energy: float
+    max_energy_reference: str
+    max_forces: float
+    e0: str | Mapping[str, float]
+    drop_duplicates: bool
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Structures of one task, split, with shifts fitted to train and valid, and the scan."""
+
+    train: list[Structure]
+    valid: list[Structure]
+    test: list[Structure]
+    species: tuple[int, ...]
+    shifts: Shifts
+    scan: dict[str, Any]
+
+
+def prepare(
+    options: DataOptions,
+    *,
+    seed: int = 0,
+    cutoff: float = 6.0,
+    type_map: Sequence[str] | None = None,
+) -> Dataset:
+    """Read, weight, filter and split the data of one task.
+
+    Order: read → check → shifts → filters → split. Test files are only checked for finite
+    numbers; they influence nothing else. DataError for anything that cannot be used.
+    """
+    structures, warnings = load(options, options.files, type_map)
+    test, more = load(options, options.test_files, type_map) if options.test_files else ([], [])
+    raw = select(structures, drop_duplicates=options.drop_duplicates)
+    species = tuple(sorted({int(z) for item in raw.structures for z in np.unique(item.numbers)}))
+    reference = None
+    if options.max_energy_reference == "e0":
+        reference = fit_shifts(raw.structures, species, options.e0)
+    selection = select(
+        structures,
+        max_energy=options.max_energy,
+        max_forces=options.max_forces,
+        shifts=reference,
+        drop_duplicates=options.drop_duplicates,
+    )
+    train, valid = split(selection.structures, options.valid_fraction, seed)
+    shifts = fit_shifts(selection.structures, species, options.e0)
+    scan = report(structures, selection, cutoff)
+    if test:
+        test = _finite_test(test, scan)
+    warnings += more + scan["warnings"] + list(shifts.warnings)
+    warnings += check_stress(selection.structures) + _overlap(selection, test)
+    warnings += _unknown_config_types(options.config_type_weights, structures)
+    scan |= {
+        "train": len(train),
+        "valid": len(valid),
+        "test": len(test),
+        "shifts": shifts.as_dict(),
+        "fingerprint": {"train": fingerprint(train), "valid": fingerprint(valid)}
+        | ({"test": fingerprint(test)} if test else {}),
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+    counts = Counter(item.source for item in valid)
+    for row in scan["files"]:
+        row["valid"] = counts.get(row["file"], 0)
+        row["train"] = row["kept"] - row["valid"]
+    return Dataset(train, valid, test, species, shifts, scan)
+
+
+def load(
+    options: DataOptions, files: Sequence[FileLike], type_map: Sequence[str] | None = None
+) -> tuple[list[Structure], list[str]]:
+    """All structures of the files with their weights, and warnings in words.
+
+    weight = file weight x config_type weight x weight in the frame.
+    """
+    keys = LabelKeys(
+        options.energy_key,
+        options.forces_key,
+        options.stress_key,
+        options.config_type_key,
+        options.weight_key,
+    )
+    seen, structures = Seen(), []
+    for file in files:
+        before = len(structures)
+        for item in iread(file.path, keys, type_map=type_map, seen=seen):
+            factor = file.weight * options.config_type_weights.get(item.config_type, 1.0)
+            structures.append(replace(item, weight=item.weight * factor))
+        if len(structures) == before:
+            raise DataError(f"{file.path}: there is no structure in it")
+    seen.check(keys, ", ".join(file.path for file in files))
+    return structures, [f"{text} ({count} frames)" for text, count in seen.remarks.items()]
+
+
+def split(
+    structures: Sequence[Structure], valid_fraction: float = 0.1, seed: int = 0
+) -> tuple[list[Structure], list[Structure]]:
+    """Train and valid in the order given, the same on every platform for a seed.
+
+    Every file gives its share of valid frames (largest remainder); at least one frame is valid
+    when there are two. Isolated atoms stay in train: they say nothing about generalisation.
+    """
+    if not 0 <= valid_fraction < 1:
+        raise DataError(f"valid_fraction must be in [0, 1), got {valid_fraction}")
+    files: dict[str, list[int]] = defaultdict(list)
+    for i, item in enumerate(structures):
+        files[item.source]
+        if not is_isolated(item):
+            files[item.source].append(i)
+    if not any(files.values()):
+        files = {"": list(range(len(structures)))}
+    wanted = max(round(valid_fraction * len(structures)), 1) if len(structures) > 1 else 0
+    quota = _shares([len(members) for members in files.values()], wanted)
+    chosen: set[int] = set()
+    for place, (members, count) in enumerate(zip(files.values(), quota, strict=True)):
+        # a stream of its own for each file: adding a file leaves the others' order alone
+        order = np.random.Generator(np.random.PCG64([seed, place])).permutation(len(members))
+        chosen |= {members[k] for k in order[:count]}
+    train = [item for i, item in enumerate(structures) if i not in chosen]
+    return train, [structures[i] for i in sorted(chosen)]
+
+
+def _shares(sizes: Sequence[int], total: int) -> list[int]:
+    """Integers in proportion to the sizes that add up to ``total`` (largest remainder)."""
+    everything = sum(sizes)
+    total = min(total, max(everything - 1, 0)) if everything > 1 else min(total, everything)
+    exact = [total * size / everything if everything else 0.0 for size in sizes]
+    shares = [int(value) for value in exact]
+    order = sorted(range(len(sizes)), key=lambda i: (shares[i] - exact[i], i))
+    for i in order[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def fingerprint(structures: Sequence[Structure]) -> str:
+    """SHA-256 of geometry, labels and weights in their order; names of files do not count."""
+    digest = hashlib.sha256()
+    for item in structures:
+        digest.update(struct.pack("<q", len(item)))
+        digest.update(np.ascontiguousarray(item.numbers, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(item.pbc, dtype="?").tobytes())
+        for value in (item.positions, item.cell, item.weight, *_labels(item)):
+            digest.update(b"-" if value is None else b"+")
+            if value is not None:
+                digest.update(np.ascontiguousarray(value, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _labels(item: Structure) -> tuple[Any, ...]:
+    return item.energy, item.forces, item.stress
+
+
+def _finite_test(test: list[Structure], scan: dict[str, Any]) -> list[Structure]:
+    """Test frames without NaN and infinity; their table goes into the scan."""
+    selection = select(test, drop_duplicates=False)
+    from_test = report(test, selection, cutoff=0.5)
+    scan["test_files"], scan["test_coverage"] = from_test["files"], from_test["coverage"]
+    return selection.structures
+
+
+def _overlap(selection: Selection, test: Sequence[Structure]) -> list[str]:
+    """One warning when test geometries also stand in the training files."""
+    if not test:
+        return []
+    known = Duplicates()
+    for item in selection.structures:
+        known.add(item)
+    twins = sum(known.find(item) is not None for item in test)
+    words = f"{twins} of {len(test)} test frames also stand in the training files"
+    return [words] if twins else []
+
+
+def _unknown_config_types(
+    weights: Mapping[str, float], structures: Sequence[Structure]
+) -> list[str]:
+    there = {item.config_type for item in structures}
+    return [
+        f"config_type_weights: no frame has config_type {name!r}; there are {sorted(there)[:20]}"
+        for name in weights
+        if name not in there
+    ]

@@ -1,0 +1,85 @@
+"""Files of any known format to structures, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mtp.data.formats import format_to_read, format_to_write
+from mtp.data.frame import DataError
+from mtp.data.labels import LabelKeys, Seen, structure
+from mtp.structure import Structure
+
+
+def iread(
+    path: str | Path,
+    keys: LabelKeys | None = None,
+    *,
+    type_map: Sequence[str] | None = None,
+    seen: Seen | None = None,
+) -> Iterator[Structure]:
+    """Structures of a file one by one, as they are: numbers that are not finite included.
+
+    ``seen`` collects the names met and remarks. DataError for anything that cannot be read.
+    """
+    source, path = str(path), Path(path)
+    if not path.exists():
+        raise DataError(f"{source}: no such file")
+    keys, seen = keys or LabelKeys(), seen if seen is not None else Seen()
+    try:
+        for index, frame in enumerate(format_to_read(path).read(path, type_map)):
+            yield structure(frame, keys, source, index, seen)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: cannot be read: {error}") from None
+
+
+def read(
+    path: str | Path,
+    *,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
+    config_type_key: str = "config_type",
+    weight_key: str | None = None,
+    type_map: Sequence[str] | None = None,
+) -> list[Structure]:
+    """All structures of a file or DeePMD folder.
+
+    Formats: extended xyz, MLIP cfg, LightPFP HDF5, DeePMD npy and whatever ASE reads, also
+    compressed.  Keys that are None mean the usual names; a key that is in no frame is a DataError.
+    A stress key with "virial" in its name is a virial in eV: stress = -virial / V.
+    ``type_map``: element symbols of type ids 0, 1, … where a format has no elements.
+    Frames with numbers that are not finite are left out with a warning.
+    """
+    keys = LabelKeys(energy_key, forces_key, stress_key, config_type_key, weight_key)
+    seen, kept, bad = Seen(), [], []
+    for item in iread(path, keys, type_map=type_map, seen=seen):
+        (kept if is_finite(item) else bad).append(item)
+    if not kept and not bad:
+        raise DataError(f"{path}: there is no structure in it")
+    seen.check(keys, str(path))
+    for remark, count in seen.remarks.items():
+        warnings.warn(f"{remark} ({count} frames)", stacklevel=2)
+    if bad:
+        where = ", ".join(item.where for item in bad[:5]) + (", …" if len(bad) > 5 else "")
+        warnings.warn(f"left out {len(bad)} frames with NaN or infinity: {where}", stacklevel=2)
+    return kept
+
+
+def is_finite(item: Structure) -> bool:
+    """Whether geometry and labels hold no NaN and no infinity."""
+    arrays = (item.positions, item.cell, item.forces, item.stress, item.energy)
+    return all(np.isfinite(array).all() for array in arrays if array is not None)
+
+
+def write(path: str | Path, structures: Iterable[Structure]) -> None:
+    """Structures with their labels; the format follows the suffix.
+
+    ``.xyz``, ``.extxyz`` (also ``.gz``), ``.cfg``, ``.h5``, ``.db``; no suffix: DeePMD folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    format_to_write(path).write(path, structures)
