@@ -113,6 +113,7 @@ class RunPlan:
     threads: int | None = None
     memory: float = 4.0  # GiB for cached geometry
     batch_size: int = 128
+    strict: bool = False  # warnings about the data are errors
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,10 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Plan:
+        """The plan of which `as_dict` (also after a way through JSON) gave ``data``."""
+        from pydantic import TypeAdapter  # here, so that the trainer's imports stay small
+
+        return TypeAdapter(cls).validate_python(data)

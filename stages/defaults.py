@@ -1,0 +1,58 @@
+"""What is trained where the control file is silent."""
+
+from __future__ import annotations
+
+from stages.plan import GROUPS, Coefficients, Schedule, Stage, TaskStage
+
+TASK = "default"
+"""Name of the only task (head) of a single-task run."""
+
+LISTS = {
+    "lr_list": [0.1, 0.01],
+    "epoch_list": [80, 160],
+    "energy_loss_coeff_list": [1e-5, 1.0],
+    "forces_loss_coeff_list": [10.0, 0.1],
+    "stress_loss_coeff_list": [1e-5, 10.0],
+    "loss_func_list": ["mse", "mse"],
+}
+"""The six stage lists: what a missing one means when others are given (LightPFP's example)."""
+
+CALIBRATION_LR = 0.01
+CALIBRATION_EPOCHS = 80
+RATIO = (0.25, 0.5, 0.25)
+"""How total_epoch is shared by two stages and calibration."""
+
+
+def stage(
+    name: str,
+    epochs: int,
+    lr: float,
+    coefficients: Coefficients | None,
+    loss: str = "mse",
+    optimizer: str = "adam",
+    trainable: tuple[str, ...] = GROUPS,
+    kind: str = "linear_warmup",
+) -> Stage:
+    """A stage of a single-task run; its schedule's step is that of `scheduler_step_size`."""
+    schedule = Schedule(kind, step_size(epochs))
+    tasks = {TASK: TaskStage(loss, coefficients)}
+    return Stage(name, epochs, lr, optimizer, schedule, trainable, tasks)
+
+
+def step_size(epochs: int) -> int:
+    """Default of scheduler_step_size for a stage."""
+    return max(1, epochs // 25)
+
+
+def default_stages() -> tuple[Stage, ...]:
+    """The plan that applies when none of the six lists is given: two stages and calibration."""
+    return (
+        stage("stage1", 80, 0.1, Coefficients(1e-5, 10.0, 1e-5)),
+        stage("stage2", 160, 0.01, Coefficients(1.0, 0.1, 10.0)),
+        stage("calibration", CALIBRATION_EPOCHS, CALIBRATION_LR, None),
+    )
+
+
+def default_trainable(optimizer: str) -> tuple[str, ...]:
+    """The parameter groups a stage moves unless told: lstsq solves for the linear ones."""
+    return ("readout", "shifts") if optimizer == "lstsq" else GROUPS
