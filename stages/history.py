@@ -15,7 +15,7 @@ TERMS = ("energy", "forces", "stress")
 
 @dataclass(frozen=True)
 class Span:
-    """The log lines of a stage, ``rows[start:end]``, without the evaluation before its first step."""
+    """A stage's log lines, ``rows[start:end]``, without the evaluation before its first step."""
 
     stage: int
     name: str

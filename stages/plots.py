@@ -96,7 +96,8 @@ def parity(
 ) -> Image:
     """Prediction over label for each set {name: (label, prediction)}; many points as a density."""
     with rc_context(STYLE):
-        figure, axes = _panel(3.6, 3.5)
+        figure = Figure(figsize=(3.6, 3.5))
+        axes = figure.add_axes((0.21, 0.15, 0.77, 0.77 * 3.6 / 3.5))  # all three panels alike
         limits = _limits(np.concatenate([values for pair in sets.values() for values in pair]))
         axes.plot(limits, limits, color="#9aa5b1", linewidth=0.9, zorder=1)
         for order, (name, (label, predicted)) in enumerate(sets.items(), start=2):
@@ -144,8 +145,9 @@ def _log_axis(axis) -> None:
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     axis.set_major_locator(LogLocator(10, numticks=6))
     low, high = axis.get_view_interval()
-    if high / max(low, 1e-300) < 30:  # less than two decades: say more than one number
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
+    decades = np.log10(high / max(low, 1e-300))
+    if decades < 3:  # powers of ten alone would leave one or two numbers
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades < 1.7 else (1, 3)))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda x, _: f"{x:g}" if 1e-4 <= x < 1e5 else f"{x:.0e}")
     axis.set_minor_formatter(NullFormatter())

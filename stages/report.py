@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import mtp
@@ -21,6 +22,7 @@ from stages.evaluate import COLUMNS, three_digits
 from stages.history import TERMS, History
 from stages.metrics import Predictions, read_predictions
 from stages.metrics import metrics as measure
+from stages.report_data import data_section, short_names, shortened
 
 PACKAGES = ("torch", "numpy", "scipy", "ase", "vesin", "safetensors")
 
@@ -47,14 +49,17 @@ class Run:
                 f"{folder}: holds no run (expected plan.json or log.jsonl); "
                 "give the directory that mtp-train wrote to"
             )
-        predictions = folder / "predictions.npz"
+        npz = folder / "predictions.npz"
+        predictions = read_predictions(npz) if npz.exists() else {}
+        scan = _json(folder / "scan.json")
+        names = short_names(_paths(scan, predictions))
         return cls(
             folder=folder,
-            plan=plan,
-            scan=_json(folder / "scan.json"),
+            plan=shortened(plan, names),
+            scan=shortened(scan, names),
             calibration=_json(folder / "calibration.json"),
             history=history,
-            predictions=read_predictions(predictions) if predictions.exists() else {},
+            predictions=_renamed(predictions, names),
             model=_model(folder),
         )
 
@@ -109,7 +114,6 @@ def _content(run: Run) -> dict[str, Any]:
         "facts": _facts(run),
         "plan": tables.plan_table(run.plan, run.history) if run.plan else None,
         "warnings": list((run.plan or {}).get("warnings", ())),
-        "data": None,
         "learning_rate": figures.learning_rate(run.history) if run.history.rows else None,
         "heads": [_head(run, name) for name in run.heads],
         "several": len(run.heads) > 1,
@@ -133,11 +137,17 @@ def _head(run: Run, name: str) -> dict[str, Any]:
         "share_table": tables.share_table(shares) if shares else None,
         "target": _target(run),
         "calibration_notes": [],
+        "data": data_section(scan) if (scan := _scan_of(run, name)) else None,
         "sets": None,
     }
     if sets:
         content |= _results(sets)
     return content
+
+
+def _scan_of(run: Run, head: str) -> dict[str, Any] | None:
+    """scan.json holds one scan per head."""
+    return (run.scan or {}).get(head)
 
 
 def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
@@ -199,6 +209,31 @@ def _loss_of(run: Run, stage: str, head: str) -> str:
         if one["name"] == stage and head in one["tasks"]:
             return one["tasks"][head]["loss"]
     return "mse"
+
+
+def _paths(
+    scan: dict[str, Any] | None, predictions: dict[str, dict[str, Predictions]]
+) -> list[str]:
+    """Every data file that is named anywhere."""
+    found = [
+        row["file"]
+        for one in (scan or {}).values()
+        for row in [*one["files"], *one.get("test_files", ())]
+    ]
+    sets = [one for sets in predictions.values() for one in sets.values()]
+    return found + [str(path) for one in sets for path in np.unique(one.source)]
+
+
+def _renamed(
+    predictions: dict[str, dict[str, Predictions]], names: dict[str, str]
+) -> dict[str, dict[str, Predictions]]:
+    def rename(one: Predictions) -> Predictions:
+        return replace(one, source=np.array([names[str(path)] for path in one.source]))
+
+    return {
+        head: {name: rename(one) for name, one in sets.items()}
+        for head, sets in predictions.items()
+    }
 
 
 def _title(run: Run) -> str:

@@ -157,8 +157,8 @@ def share_table(shares: Sequence[Share]) -> Table:
     head = ["training loss", *(f"c {t}" for t in terms), *(f"contribution of {t}" for t in terms)]
     rows = [
         [share.label]
-        + [Cell(f"{share.coefficients[t]:.3g}") for t in terms]
-        + [Cell(f"{share.contributions[t]:.3g}") for t in terms]
+        + [Cell(scientific(share.coefficients[t])) for t in terms]
+        + [Cell(scientific(share.contributions[t])) for t in terms]
         for share in shares
     ]
     return Table.of(head, rows)
@@ -213,7 +213,7 @@ def _lr(stage: dict[str, Any]) -> Cell:
 
 
 def _coefficient(coefficients: dict[str, float] | None, term: str) -> Cell:
-    return Cell("from the log" if coefficients is None else f"{coefficients[term]:.3g}")
+    return Cell("from the log" if coefficients is None else scientific(coefficients[term]))
 
 
 def effect_table(history: History, head: str, part: str) -> Table | None:
@@ -256,6 +256,15 @@ def duration(seconds: float) -> str:
         return f"{three_digits(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def scientific(value: float) -> str:
+    """Three digits, with a power of ten where the number is far from one: 2.5×10⁻⁵."""
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    if not exponent:
+        return mantissa
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}×10{raised}"
 
 
 def _bar(value: float | None, longest: float) -> Cell:

@@ -27,6 +27,7 @@ from stages.plan import (
     TaskStage,
 )
 from stages.report import write_report
+from stages.report_data import short_names
 
 
 def make_plan(heads=("default",), calibration=True, nn=()) -> Plan:
@@ -101,6 +102,23 @@ def make_predictions(rng, frames, atoms=20, stress=True, elements=(14,), source=
     return Predictions.collect(structures, energy, np.concatenate(forces), np.array(stresses))
 
 
+def make_scan(stress=True, frames=40) -> dict:
+    counts = {"nonfinite": 1, "duplicate": 0, "energy": 0, "forces": 3}
+    return {
+        "frames": frames, "atoms": 20 * frames, "elements": {"Si": 20 * frames},
+        "min_dist": 2.173, "min_dist_frame": "/data/set/train.xyz#7",
+        "files": [{"file": "/data/set/train.xyz", "read": frames + 4, **counts, "kept": frames,
+                   "train": frames - frames // 8, "valid": frames // 8}],
+        "coverage": [{"file": "/data/set/train.xyz", "config_type": "", "frames": frames,
+                      "atoms": 20 * frames, "energy": frames, "forces": frames - 2,
+                      "stress": frames if stress else 0, "weight": 1.0}],
+        "worst": [{"frame": "/data/set/train.xyz#3", "config_type": "", "max_force": 12.5,
+                   "energy_per_atom": -4.9}],
+        "warnings": ["two atoms are near in /data/set/train.xyz#7"],
+        "shifts": {"values": {"Si": -5.2}, "mode": "lstsq", "rms": 105.0},
+    }  # fmt: skip
+
+
 def make_run(folder: Path, rng, heads=("default",), elements=(14,), frames=40, **options) -> Path:
     """A run directory as a finished training leaves it."""
     plan = make_plan(heads, options.pop("calibration", True))
@@ -108,6 +126,7 @@ def make_run(folder: Path, rng, heads=("default",), elements=(14,), frames=40, *
     (folder / "plan.json").write_text(json.dumps(plan.as_dict()))
     log = make_log(plan, rng, **options)
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    (folder / "scan.json").write_text(json.dumps({head: make_scan(stress) for head in heads}))
     sets = {"train": frames, "valid": max(2, frames // 8), "test": frames // 2}
     predictions = {
         head: {
@@ -155,6 +174,7 @@ def test_every_missing_piece_is_named(tmp_path, rng):
     make_run(tmp_path, rng, frames=8)
     (tmp_path / "predictions.npz").unlink()
     (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "scan.json").unlink()
     page = page_of(tmp_path)
     for name in ("predictions.npz", "log.jsonl", "scan.json", "best.mtp.safetensors"):
         assert f"{name} is absent" in page
@@ -199,11 +219,20 @@ def test_no_run_here(tmp_path):
 
 def test_text_of_a_data_file_is_not_markup(tmp_path, rng):
     make_run(tmp_path, rng, frames=8)
-    sets = {"train": make_predictions(rng, 8, source="<b>x</b>.xyz")}
+    sets = {"train": make_predictions(rng, 8, source="<b>x<i>.xyz")}
     write_predictions(tmp_path / "predictions.npz", {"default": sets})
     page = page_of(tmp_path)
-    assert "<b>x</b>" not in page
-    assert "&lt;b&gt;x&lt;/b&gt;.xyz#" in page
+    assert "<b>x<i>" not in page
+    assert "&lt;b&gt;x&lt;i&gt;.xyz#" in page
+
+
+def test_paths_are_cut_to_what_tells_them_apart(tmp_path, rng):
+    assert short_names(["/a/b/x.xyz", "/a/c/x.xyz", "y.xyz"]) == {
+        "/a/b/x.xyz": "b/x.xyz", "/a/c/x.xyz": "c/x.xyz", "y.xyz": "y.xyz",
+    }  # fmt: skip
+    page = page_of(make_run(tmp_path, rng, frames=8))
+    assert "/data/set" not in page
+    assert "two atoms are near in set/train.xyz#7" in page
 
 
 def test_history_finds_stages_and_contributions(tmp_path, rng):
