@@ -69,6 +69,8 @@ class MTPCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         predicted = self._evaluate(self.atoms)
         energy = float(predicted.energy[0])
+        if not np.isfinite(energy):
+            raise InvalidInput("the energy is not finite: atoms coincide, or the model is damaged")
         self.results = {
             "energy": energy,
             "free_energy": energy,

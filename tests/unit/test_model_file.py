@@ -103,7 +103,7 @@ def test_newer_format_is_refused(
     with monkeypatch.context() as newer:
         newer.setattr("mtp.model_file.FORMAT", 2)
         save_model(tmp_path / "model", potential)
-    with pytest.raises(InvalidInput, match=r"model format 2 .* reads format 1; install the version"):
+    with pytest.raises(InvalidInput, match=r"format 2 .* reads format 1; install the version"):
         load_model(tmp_path / "model")
 
 
