@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mtp
+from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def save_model(
     }
     # One key only: safetensors does not promise an order of several.
     metadata = {KEY: json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)}
-    _write_atomically(Path(path), save(tensors, metadata))
+    write_atomically(Path(path), save(tensors, metadata))
 
 
 def load_model(path: str | Path) -> Potential:
@@ -133,16 +134,6 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str | Path):
         return Path(value).name if os.path.isabs(value) else str(value)
     return value
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Through a file beside it, flushed to disk, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _one_line(error: Exception) -> str:

@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full_disk(descriptor: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("mtp.model_file.os.fsync", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_model(tmp_path / "model", potential, {"changed": True})
     assert (tmp_path / "model").read_bytes() == before
