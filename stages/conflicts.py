@@ -190,44 +190,46 @@ def _basis_not_empty(context: Context) -> Iterator[Finding]:
 def _basis_finite(context: Context) -> Iterator[Finding]:
     section = context.reading.control.mtp_config
     for name in ("moment_mu_cost", "moment_nu_cost"):
-        if getattr(section, name) == 0:
-            yield Finding(
-                f"/mtp_config/{name}", "must be ≥ 1, got 0: the basis is infinite; raise it"
-            )
+        if (cost := getattr(section, name)) < 1:
+            message = f"must be ≥ 1, got {cost}: the basis would be infinite; raise it"
+            yield Finding(f"/mtp_config/{name}", message)
 
 
 @_rule("data_config.files", "data_config.test_files")
-def _files(context: Context) -> Iterator[Finding]:
+def _files_given(context: Context) -> Iterator[Finding]:
     section = context.reading.control.data_config
     if context.need_data and not section.files and not context.data:
         yield Finding("/data_config/files", "no data; name files here or with --data")
     for key, option in (("files", "data"), ("test_files", "test")):
-        written, replacing = getattr(section, key), getattr(context, option)
-        if written and replacing:
-            message = f"--{option} replaces these {len(written)} files; give one of the two"
+        written = len(getattr(section, key))
+        if written and getattr(context, option):
+            what = "this file" if written == 1 else f"these {written} files"
+            message = f"--{option} replaces {what}; give one of the two"
             yield Finding(f"/data_config/{key}", message, warning=True)
-            continue
-        for i, entry in enumerate(written):
-            path = entry.path if isinstance(entry, FileEntry) else entry
-            if not beside(context.reading.path, path).exists():
-                yield Finding(f"/data_config/{key}/{i}", f"no such file {path!r}; correct the path")
 
 
 @_rule("data_config.files", "data_config.test_files")
-def _files_once(context: Context) -> Iterator[Finding]:
-    """No file counts twice, and none is both trained and tested on."""
-    paths = {}
+def _files_exist(context: Context) -> Iterator[Finding]:
+    """Every file is there, none counts twice, none is both trained and tested on."""
+    seen: dict[Path, str] = {}
+    for where, written, path in _data_paths(context):
+        if not path.exists():
+            yield Finding(where, f"no such file {written!r}; correct the path")
+        elif path in seen:
+            yield Finding(where, f"{written!r} is also at {seen[path]}; name it once")
+        seen.setdefault(path, where)
+
+
+def _data_paths(context: Context) -> Iterator[tuple[str, str, Path]]:
+    """Place, path as written and path of every data file that counts."""
     for key, option in (("files", "data"), ("test_files", "test")):
-        written = getattr(context.reading.control.data_config, key)
-        given = [Path(path).resolve() for path in getattr(context, option)] or [
-            beside(context.reading.path, e.path if isinstance(e, FileEntry) else e).resolve()
-            for e in written
-        ]
-        for i, path in enumerate(given):
-            if path in paths:
-                message = f"{path.name!r} is also in {paths[path]}; name it once"
-                yield Finding(f"/data_config/{key}/{i}", message)
-            paths.setdefault(path, f"/data_config/{key}")
+        given = getattr(context, option)
+        for path in given:
+            yield f"--{option}", path, Path(path).resolve()
+        for i, entry in enumerate(getattr(context.reading.control.data_config, key)):
+            if not given:
+                path = entry.path if isinstance(entry, FileEntry) else entry
+                yield f"/data_config/{key}/{i}", path, beside(context.reading.path, path)
 
 
 @_rule("data_config.e0")

@@ -124,9 +124,13 @@ class MtpConfig(Section):
         8, "Highest level of the invariants; higher is more accurate and slower.", example=12, ge=1
     )
     n_q: int = key(8, "Number of Chebyshev polynomials in a radial function.", example=8, ge=1)
-    moment_mu_cost: int = key(4, "Cost of μ in the level of a moment M(μ, ν).", example=1, ge=0)
+    moment_mu_cost: int = key(
+        4, "Cost of μ in the level of a moment M(μ, ν); at least 1.", example=1
+    )
     moment_init_cost: int = key(2, "Cost of any moment before μ and ν count.", example=2, ge=0)
-    moment_nu_cost: int = key(1, "Cost of ν in the level of a moment M(μ, ν).", example=1, ge=0)
+    moment_nu_cost: int = key(
+        1, "Cost of ν in the level of a moment M(μ, ν); at least 1.", example=1
+    )
     nn_dim_list: list[Count] = key(
         [],
         "Widths of the hidden layers of a neural network readout; 2 or 3 layers of 16 to 128 are "
@@ -272,7 +276,7 @@ class RunConfig(Section):
     """The run itself."""
 
     seed: int = key(
-        0, "Seed of the split, the first parameters and the batches.", example=1, ge=0, lt=2**63
+        0, "Seed of the split, the first parameters and the batches.", example=1, ge=0, le=2**32 - 1
     )
     dtype: Literal["float64", "float32"] = key(
         "float64", "Precision of the training.", example="float32"
@@ -330,9 +334,8 @@ class StageOptions(Section):
     )
     energy_weighting: list[Weighting | None] | None = key(
         None,
-        "What the energy term sums over structures: the square of the error per atom "
-        "(`per_atom_squared`), the squared error divided by the number of atoms (`per_atom`), or "
-        "the squared error (`total`); with l1 the same powers of the absolute error. The "
+        "What the energy error of a structure with N atoms is divided by before it is squared (mse) "
+        "or made absolute (l1): N (`per_atom_squared`), √N (`per_atom`) or 1 (`total`). The "
         "calibration stage uses per_atom_squared.",
         example=["per_atom", None],
         otherwise="per_atom_squared",

@@ -58,8 +58,8 @@ class Reading:
         return not any(name in self.broken or name.split(".")[0] in self.broken for name in names)
 
     def line(self, where: str, message: str) -> str:
-        """A message about one place of the file, given by its JSON pointer."""
-        return f"{self.path}:{where}: {message}"
+        """A message about a place: a JSON pointer, or an option of the command line."""
+        return f"{where if where.startswith('--') else f'{self.path}:{where}'}: {message}"
 
 
 def read_control(path: Path) -> Reading:

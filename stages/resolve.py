@@ -29,7 +29,6 @@ def resolve(
     Raises InvalidInput with every mistake of the file, one line each.
     """
     errors, warnings = conflicts(reading, data=data, test=test, need_data=need_data)
-    errors += [*_missing("--data", data), *_missing("--test", test)]
     mistakes = [*reading.mistakes, *errors, *(warnings if strict else ())]
     if mistakes:
         raise InvalidInput(*mistakes)
@@ -76,14 +75,6 @@ def _files(
         return tuple(DataFile(path) for path in replaced_by)
     entries = [FileEntry(path=entry) if isinstance(entry, str) else entry for entry in written]
     return tuple(DataFile(str(beside(control, e.path)), e.weight) for e in entries)
-
-
-def _missing(option: str, paths: Sequence[str]) -> list[str]:
-    return [
-        f"{option}: no such file {path!r}; correct the path"
-        for path in paths
-        if not Path(path).exists()
-    ]
 
 
 def _run(reading: Reading, strict: bool) -> RunPlan:

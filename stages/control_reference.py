@@ -1,0 +1,157 @@
+"""The reference of the control file, generated: JSON schema and docs/control.md."""
+
+from __future__ import annotations
+
+import json
+from inspect import cleandoc
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from stages.control import ControlFile, FileEntry, Section, Target
+
+INTRODUCTION = """\
+# The control file
+
+`mtp-train control.json` (or `.yaml`) trains a potential. Every key is optional; `mtp-train CONTROL
+--check` prints what a file means. `common_config`, `mtp_config` and `multistage_config` are
+LightPFP's sections; the others are this program's own. Keys that begin with `_` are comments.
+Unknown and duplicate keys, NaN and infinity are refused, all mistakes at once, before any data is
+read; `mtp-train --schema` prints a JSON schema for editors.
+
+Units: Å, eV, eV/Å, eV/Å³. This page is generated from `stages/control.py`
+(`python -m stages.control_reference`).
+"""
+
+CLOSING = """\
+## How the keys become a plan
+
+Stages follow one another in the order of the lists; calibration comes last. When none of the six
+lists is given, the default plan of `stages/defaults.py` applies, keys of other sections included;
+when lists are given without `stage_options`, every stage uses Adam on all parameters.
+
+`total_epoch` is split by largest remainder, every stage getting at least one epoch.
+
+Calibration averages each unweighted term (mean squared or absolute error, as its loss says) over
+the last 5 % of the epochs of the stage before, at least one, on the training set. A term's
+coefficient is its share of `calibration_target` times the weighted loss of that stage, divided by
+the term; terms without labels get 0, and the shares of the others fill up to 1. `calibration.json`
+holds all numbers.
+
+A conflict that LightPFP resolves in silence is a warning, and an error with `--strict`:
+`total_epoch` beside explicit epochs (`total_epoch` holds), `pretrained_model` or `reload_model`
+beside keys of the architecture (the model's holds), files beside `--data` or `--test` (the command
+line's hold), a term that no structure has labels for (its coefficient is 0).
+"""
+
+
+def json_schema() -> str:
+    """The JSON schema of a control file."""
+    schema = ControlFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Control file of mtp-train"
+    _allow_comments(schema)
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def markdown() -> str:
+    """The content of docs/control.md."""
+    parts = [INTRODUCTION]
+    for name, section in ControlFile.model_fields.items():
+        parts.append(_section(name, section.annotation))
+    return "\n".join([*parts, CLOSING])
+
+
+def _allow_comments(schema: Any) -> None:
+    """Keys that begin with an underscore are allowed wherever unknown ones are not."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            schema["patternProperties"] = {"^_": {}}
+        for value in list(schema.values()):
+            _allow_comments(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _allow_comments(value)
+
+
+def _section(name: str, section: type[Section]) -> str:
+    rows = [f"## {name}\n", f"{cleandoc(section.__doc__)}\n", *_table(section)]
+    for key, nested in (("files", FileEntry), ("calibration_target", Target)):
+        if key in section.model_fields:
+            rows += [f"\nAn object in `{key}`:\n", *_table(nested)]
+    return "\n".join(rows) + "\n"
+
+
+def _table(section: type[Section]) -> list[str]:
+    head = ["| key | type | default | meaning | example |", "|---|---|---|---|---|"]
+    return head + [_row(name, field) for name, field in section.model_fields.items()]
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra or {}
+    meaning = f"{field.description}{_limits(field)}"
+    if "unit" in extra:
+        meaning += f" Unit: {extra['unit']}."
+    cells = [f"`{name}`", _type(field.annotation), _default(field, extra), meaning]
+    cells.append(f"`{json.dumps(field.examples[0], ensure_ascii=False)}`")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _default(field: FieldInfo, extra: dict[str, Any]) -> str:
+    if field.is_required():
+        return "must be given"
+    value = json.dumps(field.default, ensure_ascii=False)
+    if field.default is None:
+        return extra["otherwise"]
+    return f"`{value}`" + (f"; null: {extra['otherwise']}" if "otherwise" in extra else "")
+
+
+def _limits(field: FieldInfo) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in signs.items()
+        if getattr(limit, name, None) is not None
+    ]
+    return f" Must be {' and '.join(found)}." if found else ""
+
+
+def _type(annotation: Any) -> str:
+    """A type in words."""
+    simple = {
+        int: "integer",
+        float: "number",
+        str: "string",
+        bool: "true or false",
+        type(None): "null",
+        FileEntry: "object",
+        Target: "object",
+    }
+    if annotation in simple:
+        return simple[annotation]
+    inner = get_args(annotation)
+    name = getattr(annotation, "__origin__", None)
+    if name is list:
+        return f"list of {_type(inner[0])}"
+    if name is dict:
+        return f"object of {_type(inner[1])}"
+    if str(annotation).startswith("typing.Literal"):
+        return ", ".join(f"`{value}`" for value in inner)
+    if hasattr(annotation, "__metadata__"):
+        return _type(inner[0])
+    words = [_type(one) for one in inner]
+    return words[0] if words[0].endswith(" or null") else " or ".join(words)
+
+
+def write() -> None:
+    """Bring docs/control.md and configs/control.schema.json up to date."""
+    from pathlib import Path
+
+    root = Path(__file__).parents[1]
+    (root / "docs" / "control.md").write_text(markdown(), encoding="utf-8")
+    (root / "configs" / "control.schema.json").write_text(json_schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,138 @@
+"""What the command line says: plans and model files as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stages.plan import DataFile, ModelPlan, Plan, Stage
+
+HEADINGS = (
+    "stage",
+    "epochs",
+    "optimizer",
+    "lr",
+    "schedule",
+    "loss",
+    "energy",
+    "forces",
+    "stress",
+    "moves",
+    "more",
+)
+
+
+def describe_plan(plan: Plan) -> str:
+    """A plan as a table for the terminal."""
+    lines = [_model_line(plan.model), ""]
+    for task, data in plan.data.items():
+        files = f"{_files(data.files)}; test: {_files(data.test_files)}"
+        lines.append(f"data{'' if task == 'default' else f' of {task}'}: {files}")
+    run = plan.run
+    lines.append(
+        f"run: seed {run.seed}, {run.dtype}, batches of {run.batch_size} structures, "
+        f"{run.memory:g} GiB for neighbour pairs"
+    )
+    lines += ["", table(HEADINGS, [_stage_row(one, t) for one in plan.stages for t in one.tasks])]
+    total = sum(one.epochs for one in plan.stages)
+    return "\n".join([*lines, f"{total} epochs in {len(plan.stages)} stages"])
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Left-aligned columns under headings."""
+    cells = [list(headings), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def describe_model(content: dict[str, Any]) -> str:
+    """What is inside a model file, one indented line per value."""
+    return "\n".join(_tree(content, ""))
+
+
+def _tree(value: dict[str, Any], indent: str) -> Iterable[str]:
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner and any(isinstance(v, dict) for v in inner.values()):
+            yield f"{indent}{name}:"
+            yield from _tree(inner, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_flat(inner)}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_flat, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _model_line(model: ModelPlan) -> str:
+    start = model.reload_model or model.pretrained_model
+    if start:
+        return f"model: starts from {start}"
+    from mtp.basis.graphs import MomentSpec
+    from mtp.basis.moment_table import moment_table
+
+    costs = (model.moment_init_cost, model.moment_mu_cost, model.moment_nu_cost)
+    basis = moment_table(MomentSpec(model.levmax, *costs))
+    widths = " × ".join(map(str, model.nn_dim_list))
+    readout = f"neural network readout {widths}" if widths else "linear readout"
+    return (
+        f"model: rc {model.rc:g} Å, level {model.levmax}, costs {'/'.join(map(str, costs))} "
+        f"(init/μ/ν), {readout}; invariants {len(basis.scalars)}, radial "
+        f"functions {basis.n_radial} of {model.n_q} polynomials, moment components {len(basis.basic)}"
+    )
+
+
+def _files(files: tuple[DataFile, ...]) -> str:
+    names = [f.path if f.weight == 1 else f"{f.path} (weight {f.weight:g})" for f in files]
+    return ", ".join(names) or "none"
+
+
+def _stage_row(stage: Stage, task: str) -> list[str]:
+    wanted = stage.tasks[task]
+    weights = wanted.coefficients
+    coefficients = (
+        [f"{value:g}" for value in (weights.energy, weights.forces, weights.stress)]
+        if weights
+        else ["from log"] * 3
+    )
+    return [
+        stage.name if task == "default" else f"{stage.name} {task}",
+        str(stage.epochs),
+        stage.optimizer,
+        "–" if stage.optimizer == "lstsq" else f"{stage.lr:g}",
+        _schedule(stage),
+        wanted.loss,
+        *coefficients,
+        "+".join(stage.trainable),
+        ", ".join(_more(stage, wanted.energy_weighting)),
+    ]
+
+
+def _schedule(stage: Stage) -> str:
+    schedule = stage.schedule
+    if stage.optimizer == "lstsq":
+        return "–"
+    if schedule.kind == "step":
+        return f"×{schedule.gamma:g} every {schedule.step_size}"
+    if schedule.kind == "linear_warmup":
+        return f"up in {schedule.step_size}, to ×{schedule.min_ratio:g}"
+    return "constant"
+
+
+def _more(stage: Stage, weighting: str) -> Iterable[str]:
+    if weighting != "per_atom_squared":
+        yield f"energy {weighting}"
+    if stage.weight_decay:
+        yield f"decay {stage.weight_decay:g}"
+    if stage.gradient_clip is not None:
+        yield f"clip {stage.gradient_clip:g}"
+    if stage.ema is not None:
+        yield f"ema {stage.ema:g}"
+    if stage.optimizer == "lstsq":
+        yield f"ridge {stage.ridge:g}"
