@@ -8,6 +8,7 @@ Reading a file never executes anything from it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import asdict
@@ -72,14 +73,39 @@ def load_model(path: str | Path) -> Potential:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What is inside a model file, as plain data: header, tensor shapes, number of parameters."""
+    """What is inside a model file, as plain data that JSON can hold; needs no torch."""
+    from ase.data import chemical_symbols
+
     content, header = _open(Path(path))
     tensors = {
         name: {"dtype": entry["dtype"], "shape": entry["shape"]}
         for name, entry in sorted(_safetensors_header(Path(path), content).items())
         if name != "__metadata__"
     }
-    return {**header, "tensors": tensors, "bytes": len(content)}
+    try:
+        spec = header["spec"]
+        return {
+            **header,
+            "elements": [chemical_symbols[number] for number in spec["species"]],
+            "basis": _basis(tensors, spec["heads"]),
+            "tensors": tensors,
+        }
+    except (KeyError, IndexError, TypeError) as error:
+        raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
+
+
+def _basis(tensors: dict[str, Any], heads: list[str]) -> dict[str, int]:
+    """Sizes of the basis and the number of parameters, from the shapes of the tensors."""
+    fixed = ("radial_scale", ".mean", ".std", ".scale")
+    return {
+        "invariants": tensors[f"heads.{heads[0]}.mean"]["shape"][0],
+        "radial_functions": tensors["radial"]["shape"][2],
+        "parameters": sum(
+            math.prod(entry["shape"])
+            for name, entry in tensors.items()
+            if not name.endswith(fixed)
+        ),
+    }
 
 
 def _open(path: Path) -> tuple[bytes, dict[str, Any]]:

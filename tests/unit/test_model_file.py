@@ -70,6 +70,9 @@ def test_describe(tmp_path: Path, potential: Potential) -> None:
     assert tuple(found["spec"]["species"]) == SPECIES
     assert found["spec"]["heads"] == ["default"]
     assert found["tensors"]["radial"] == {"dtype": "F64", "shape": list(potential.radial.shape)}
+    assert found["elements"] == ["O", "Si"]
+    parameters = sum(p.numel() for p in potential.parameters())
+    assert found["basis"] == {"invariants": 9, "radial_functions": 2, "parameters": parameters}
     assert json.loads(json.dumps(found)) == found
 
 
