@@ -50,7 +50,7 @@ def kernel_name(device: torch.device | str) -> str:
     kind = torch.device(device).type
     asked = os.environ.get("MTP_KERNEL")
     if asked is None:
-        return "reference" if kind == "cpu" else kind
+        return kind
     if asked not in KERNELS:
         raise InvalidInput(f"MTP_KERNEL must be one of {', '.join(KERNELS)}, got {asked!r}")
     if asked != "reference" and asked != kind:

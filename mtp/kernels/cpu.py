@@ -1,0 +1,190 @@
+"""The C++ kernel on the CPU: its library by ctypes, behind the same methods as the reference kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from ctypes import POINTER, c_char_p, c_double, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtp.basis.moment_table import MomentTable
+from mtp.basis.radial import RadialSpec
+from mtp.errors import InvalidInput
+from mtp.geometry import Pairs
+
+MESSAGE_SIZE = 256
+
+
+class Job(ctypes.Structure):
+    """mtp_job of mtp/kernels/src/mtp.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("single", "n_threads", "n_atoms", "n_species", "n_rows")),
+        *((name, c_void_p) for name in ("species", "start", "count", "base", "neighbour")),
+        *((name, c_void_p) for name in ("displacement", "c", "c_dot", "d_dot", "v", "strain")),
+        *((name, c_void_p) for name in ("b_bar", "b_dot_bar", "b", "b_dot", "c_bar", "d_bar")),
+        *((name, c_void_p) for name in ("forces", "virial")),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernel; InvalidInput says what to do when it is not there."""
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    path = Path(__file__).with_name("libmtp" + suffix)
+    if not path.exists():
+        raise InvalidInput(
+            f"the C++ kernel {path.name} was not built; install a C++ compiler and reinstall the "
+            "package, or set MTP_KERNEL=reference for the slow kernel in plain torch"
+        )
+    lib = ctypes.CDLL(str(path))
+    lib.mtp_isa.restype = c_char_p
+    lib.mtp_basis_free.argtypes = [c_void_p]
+    lib.mtp_basis_free.restype = None
+    lib.mtp_basis_cost.argtypes = [c_void_p, c_void_p]
+    lib.mtp_basis_cost.restype = None
+    lib.mtp_run.argtypes = [c_void_p, POINTER(Job), c_char_p, c_int64]
+    lib.mtp_basis_new.argtypes = [
+        *(c_int64, c_void_p) * 3,
+        *(c_int64, c_double, c_double, c_int64),
+        *(POINTER(c_void_p), c_char_p, c_int64),
+    ]
+    return lib
+
+
+def call(function, *arguments) -> None:
+    """Call a function of the library that reports errors by status and message."""
+    message = ctypes.create_string_buffer(MESSAGE_SIZE)
+    if function(*arguments, message, MESSAGE_SIZE):
+        raise RuntimeError(f"mtp kernel: {message.value.decode()}")
+
+
+def instruction_set() -> str:
+    """The instruction set the library runs with: v4, v3, v2 or plain."""
+    return library().mtp_isa().decode()
+
+
+class NativeBasis:
+    """A moment table and its radial basis inside the library."""
+
+    def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
+        self.pointer = c_void_p()
+        arrays = [np.ascontiguousarray(a, np.int64) for a in (table.basic, table.products, table.scalars)]
+        sized = [x for a in arrays for x in (len(a), a.ctypes.data)]
+        call(
+            library().mtp_basis_new,
+            *sized,
+            table.n_moments,
+            radial.r_min,
+            radial.r_max,
+            radial.size,
+            ctypes.byref(self.pointer),
+        )
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            library().mtp_basis_free(self.pointer)
+
+    def costs(self) -> dict[str, int]:
+        """Multiply-adds of each pass: the first four per pair, the last two per atom."""
+        counts = (c_int64 * 6)()
+        library().mtp_basis_cost(self.pointer, counts)
+        names = ("moments", "forces", "dual_moments", "coefficients", "products", "reverse")
+        return dict(zip(names, counts, strict=True))
+
+
+class CpuKernel:
+    """Invariants of a moment table and their derivatives in C++, float64 or float32."""
+
+    name = "cpu"
+
+    def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
+        self.table = table
+        self.basis = NativeBasis(table, radial)
+
+    def invariants(self, c: Tensor, pairs: Pairs) -> Tensor:
+        b = self._per_scalar(c, pairs)
+        self._run(pairs, c, b=b)
+        return b
+
+    def gradient(self, b_bar: Tensor, c: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        c_bar, d_bar = self._like_c(c), torch.zeros_like(pairs.displacement)
+        self._run(pairs, c, b_bar=b_bar, c_bar=c_bar, d_bar=d_bar)
+        return c_bar.to(c.dtype), d_bar
+
+    def second(
+        self,
+        b_bar: Tensor,
+        b_dot_bar: Tensor,
+        c: Tensor,
+        c_dot: Tensor,
+        d_dot: Tensor,
+        pairs: Pairs,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        b_dot = self._per_scalar(c, pairs)
+        c_bar, d_bar = self._like_c(c), torch.zeros_like(pairs.displacement)
+        self._run(
+            *(pairs, c),
+            **dict(c_dot=c_dot, d_dot=d_dot, b_bar=b_bar, b_dot_bar=b_dot_bar),
+            **dict(b_dot=b_dot, c_bar=c_bar, d_bar=d_bar),
+        )
+        return b_dot, c_bar.to(c.dtype), d_bar
+
+    def forces(self, b_bar: Tensor, c: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        forces = torch.empty(len(pairs), 3, dtype=torch.float64)
+        virial = torch.empty(len(pairs), 6, dtype=torch.float64)
+        self._run(pairs, c, b_bar=b_bar, forces=forces, virial=virial)
+        return forces.to(c.dtype), virial.to(c.dtype)
+
+    def tangent(
+        self, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs
+    ) -> tuple[Tensor, Tensor]:
+        b, b_dot = self._per_scalar(c, pairs), self._per_scalar(c, pairs)
+        self._run(pairs, c, v=v, strain=strain, b=b, b_dot=b_dot)
+        return b, b_dot
+
+    def tangent_backward(
+        self, b_bar: Tensor, b_dot_bar: Tensor, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs
+    ) -> Tensor:
+        c_bar = self._like_c(c)
+        self._run(
+            pairs, c, v=v, strain=strain, b_bar=b_bar, b_dot_bar=b_dot_bar, c_bar=c_bar
+        )
+        return c_bar.to(c.dtype)
+
+    def _per_scalar(self, c: Tensor, pairs: Pairs) -> Tensor:
+        return c.new_empty(len(pairs), len(self.table.scalars))
+
+    def _like_c(self, c: Tensor) -> Tensor:
+        return torch.zeros(c.shape, dtype=torch.float64)
+
+    def _run(self, pairs: Pairs, c: Tensor, **arrays: Tensor) -> None:
+        """One pass over the batch; every array has been checked for shape by its maker."""
+        if c.dtype not in (torch.float32, torch.float64) or pairs.displacement.dtype != c.dtype:
+            raise TypeError(f"coefficients {c.dtype} and displacements {pairs.displacement.dtype}")
+        kept = {
+            "c": c.contiguous(),
+            "displacement": pairs.displacement.contiguous(),
+            "species": pairs.species.int().contiguous(),
+            "start": pairs.start.contiguous(),
+            "count": pairs.count.int().contiguous(),
+            "base": pairs.base.int().contiguous(),
+            "neighbour": pairs.neighbour.int().contiguous(),
+        }
+        for name, array in arrays.items():
+            real = torch.float64 if name in ("c_bar", "forces", "virial") else c.dtype
+            kept[name] = array.to(real).contiguous()
+        job = Job(
+            single=int(c.dtype == torch.float32),
+            n_threads=torch.get_num_threads(),
+            n_atoms=len(pairs),
+            n_species=len(c),
+            n_rows=len(pairs.displacement),
+            **{name: array.data_ptr() for name, array in kept.items()},
+        )
+        call(library().mtp_run, self.basis.pointer, ctypes.byref(job))

@@ -1,0 +1,325 @@
+// The C interface: plans, checks, choice of the instruction set. No exception leaves this file.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "model.h"
+#include "plan.h"
+
+namespace mtp {
+#if defined(__x86_64__)
+namespace v2 { const char* run(const Work&); }
+namespace v3 { const char* run(const Work&); }
+namespace v4 { const char* run(const Work&); }
+#else
+namespace plain { const char* run(const Work&); }
+#endif
+
+namespace {
+
+struct Choice {
+  const char* name;
+  RunFunction run;
+};
+
+// MTP_ISA=v2|v3|v4 asks for less than the processor has; more is refused.
+Choice choose() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const Choice all[] = {{"v4", v4::run}, {"v3", v3::run}, {"v2", v2::run}};
+  const bool there[] = {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"),
+                        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), true};
+  const char* asked = std::getenv("MTP_ISA");
+  for (int i = 0; i < 3; i++)
+    if (there[i] && (!asked || !std::strcmp(asked, all[i].name))) return all[i];
+  return all[2];
+#else
+  return {"plain", plain::run};
+#endif
+}
+
+const Choice& chosen() {
+  static const Choice choice = choose();
+  return choice;
+}
+
+int n_components(int nu) { return (nu + 1) * (nu + 2) / 2; }
+
+// Position of (a, b, c) among the components of its degree: a descending, then b descending.
+int component(int a, int b, int c) {
+  int rest = b + c;
+  return rest * (rest + 1) / 2 + c;
+}
+
+struct PlanBuilder {
+  Plan plan;
+  std::map<std::pair<int, int>, int> tensor_row;  // (μ, ν) → first row
+
+  void add_tensors(int64_t n_basic, const int64_t* basic) {
+    std::map<int, std::pair<int, int>> range;  // μ → lowest, highest ν
+    for (int64_t i = 0; i < n_basic; i++) {
+      for (int k = 0; k < 4; k++)
+        if (basic[4 * i + k] < 0 || basic[4 * i + k] > 60) throw std::runtime_error("moment index out of range");
+      int mu = int(basic[4 * i]), nu = int(basic[4 * i + 1] + basic[4 * i + 2] + basic[4 * i + 3]);
+      auto found = range.emplace(mu, std::make_pair(nu, nu)).first;
+      found->second.first = std::min(found->second.first, nu);
+      found->second.second = std::max(found->second.second, nu);
+    }
+    for (auto& [mu, nus] : range) {
+      plan.n_radial = std::max(plan.n_radial, mu + 1);
+      for (int nu = nus.second; nu >= std::max(0, nus.second - 1); nu--) add_core(mu, nu);
+    }
+    plan.n_core = plan.n_rows;
+    for (auto& [mu, nus] : range)
+      for (int nu = nus.second - 2; nu >= nus.first; nu--) add_trace(mu, nu);
+    plan.n_monomials = 0;
+    for (int nu = 0; nu <= plan.max_degree; nu++) plan.n_monomials += n_components(nu);
+  }
+
+  void add_core(int mu, int nu) {
+    CoreTensor t;
+    t.mu = mu;
+    t.nu = nu;
+    t.row = plan.n_rows;
+    t.size = n_components(nu);
+    t.monomial = nu * (nu + 1) * (nu + 2) / 6;
+    t.lower = (nu - 1) * nu * (nu + 1) / 6;
+    t.lower_size = nu ? n_components(nu - 1) : 0;
+    t.slope = plan.n_slopes;
+    for (int a = nu - 1; a >= 0; a--)
+      for (int b = nu - 1 - a; b >= 0; b--) {
+        int c = nu - 1 - a - b;
+        const int up[3] = {component(a + 1, b, c), component(a, b + 1, c), component(a, b, c + 1)};
+        const int power[3] = {a + 1, b + 1, c + 1};
+        for (int k = 0; k < 3; k++) {
+          t.up[k].push_back(up[k]);
+          t.power[k].push_back(power[k]);
+        }
+      }
+    plan.n_slopes += 3 * t.lower_size;
+    plan.n_rows += t.size;
+    plan.max_degree = std::max(plan.max_degree, nu);
+    tensor_row[{mu, nu}] = t.row;
+    plan.core.push_back(t);
+  }
+
+  void add_trace(int mu, int nu) {
+    int above = tensor_row.at({mu, nu + 2});
+    tensor_row[{mu, nu}] = plan.n_rows;
+    for (int a = nu; a >= 0; a--)
+      for (int b = nu - a; b >= 0; b--) {
+        int c = nu - a - b;
+        plan.traces.push_back({plan.n_rows++,
+                               {above + component(a + 2, b, c), above + component(a, b + 2, c),
+                                above + component(a, b, c + 2)}});
+      }
+  }
+
+  void add_products(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
+                    int64_t n_scalars, const int64_t* scalars, int64_t n_moments) {
+    std::vector<int32_t> row(n_moments, -1);
+    for (int64_t i = 0; i < n_basic; i++) {
+      const int64_t* k = basic + 4 * i;
+      row[i] = tensor_row.at({int(k[0]), int(k[1] + k[2] + k[3])}) + component(int(k[1]), int(k[2]), int(k[3]));
+    }
+    std::map<int64_t, std::vector<int64_t>> group;  // target → its products
+    std::vector<int64_t> last(n_moments, -1), order;
+    for (int64_t i = 0; i < n_products; i++) {
+      const int64_t* k = products + 4 * i;
+      for (int c : {0, 1, 3})
+        if (k[c] < 0 || k[c] >= n_moments) throw std::runtime_error("product index out of range");
+      if (k[3] < n_basic) throw std::runtime_error("a product writes to a basic moment");
+      group[k[3]].push_back(i);
+      last[k[3]] = i;
+    }
+    for (int64_t i = 0; i < n_products; i++)
+      if (last[products[4 * i + 3]] == i) order.push_back(products[4 * i + 3]);
+    for (int64_t target : order) row[target] = plan.n_rows++;
+    std::map<int32_t, std::vector<Term>> uses;
+    for (int64_t target : order) {
+      plan.forward.row.push_back(row[target]);
+      plan.forward.begin.push_back(int32_t(plan.forward.terms.size()));
+      for (int64_t i : group[target]) {
+        const int64_t* k = products + 4 * i;
+        int32_t left = row[k[0]], right = row[k[1]];
+        if (left < 0 || right < 0 || last[k[0]] > i || last[k[1]] > i)
+          throw std::runtime_error("a product reads a moment that is not complete yet");
+        double factor = double(k[2]);
+        plan.forward.terms.push_back({left, right, factor});
+        if (left == right) {
+          uses[left].push_back({row[target], right, 2 * factor});
+        } else {
+          uses[left].push_back({row[target], right, factor});
+          uses[right].push_back({row[target], left, factor});
+        }
+      }
+    }
+    plan.forward.begin.push_back(int32_t(plan.forward.terms.size()));
+    for (auto use = uses.rbegin(); use != uses.rend(); ++use) {  // later rows first
+      plan.reverse.row.push_back(use->first);
+      plan.reverse.begin.push_back(int32_t(plan.reverse.terms.size()));
+      for (const Term& term : use->second) plan.reverse.terms.push_back(term);
+    }
+    plan.reverse.begin.push_back(int32_t(plan.reverse.terms.size()));
+    for (int64_t i = 0; i < n_scalars; i++) {
+      if (scalars[i] < 0 || scalars[i] >= n_moments || row[scalars[i]] < 0)
+        throw std::runtime_error("scalar index out of range");
+      plan.scalars.push_back(row[scalars[i]]);
+    }
+  }
+};
+
+void say(char* message, int64_t size, const char* text) {
+  if (message && size > 0) std::snprintf(message, size_t(size), "%s", text);
+}
+
+template <class F>
+int guarded(char* message, int64_t size, F function) {
+  try {
+    function();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    say(message, size, "out of memory");
+  } catch (const std::exception& error) {
+    say(message, size, error.what());
+  } catch (...) {
+    say(message, size, "unknown error");
+  }
+  return 1;
+}
+
+void check_species(const int32_t* species, int64_t n, int64_t n_species) {
+  for (int64_t i = 0; i < n; i++)
+    if (species[i] < 0 || species[i] >= n_species) throw std::runtime_error("a species index is out of range");
+}
+
+}  // namespace
+
+Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
+               int64_t n_scalars, const int64_t* scalars, int64_t n_moments, double r_min, double r_max,
+               int64_t n_q) {
+  if (n_basic < 1 || n_scalars < 1 || n_moments < n_basic) throw std::runtime_error("the moment table is empty");
+  if (!(r_min >= 0) || !(r_max > r_min) || n_q < 1) throw std::runtime_error("the radial basis is not valid");
+  PlanBuilder builder;
+  builder.add_tensors(n_basic, basic);
+  builder.add_products(n_basic, basic, n_products, products, n_scalars, scalars, n_moments);
+  builder.plan.r_min = r_min;
+  builder.plan.r_max = r_max;
+  builder.plan.n_q = int(n_q);
+  return builder.plan;
+}
+
+}  // namespace mtp
+
+struct mtp_basis {
+  mtp::Plan plan;
+};
+
+extern "C" {
+
+const char* mtp_isa(void) { return mtp::chosen().name; }
+
+int mtp_basis_new(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
+                  int64_t n_scalars, const int64_t* scalars, int64_t n_moments, double r_min, double r_max,
+                  int64_t n_q, mtp_basis** out, char* message, int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    *out = new mtp_basis{mtp::make_plan(n_basic, basic, n_products, products, n_scalars, scalars, n_moments,
+                                        r_min, r_max, n_q)};
+  });
+}
+
+void mtp_basis_free(mtp_basis* basis) { delete basis; }
+
+void mtp_basis_cost(const mtp_basis* basis, int64_t* counts) {
+  const mtp::Plan& p = basis->plan;
+  const int64_t radial = p.n_radial * p.n_q;
+  const int64_t lower = int64_t(p.max_degree) * (p.max_degree + 1) * (p.max_degree + 2) / 6;
+  counts[0] = p.n_core + p.n_monomials + radial + 2 * p.n_q;
+  counts[1] = p.n_slopes + lower + 2 * radial + 4 * p.n_q + 16 * p.n_radial;
+  counts[2] = 3 * p.n_core + 3 * p.n_monomials + 2 * radial + 4 * p.n_q;
+  counts[3] = 3 * p.n_core + 3 * p.n_monomials + 4 * radial + 4 * p.n_q;
+  counts[4] = int64_t(p.forward.terms.size());
+  counts[5] = int64_t(p.reverse.terms.size());
+}
+
+int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    if (!basis || !job || job->n_species < 1) throw std::runtime_error("no basis, job or species");
+    if ((job->v == nullptr) != (job->strain == nullptr)) throw std::runtime_error("v and strain go together");
+    mtp::check_species(job->species, job->n_atoms, job->n_species);
+    mtp::Work work;
+    work.plan = &basis->plan;
+    work.job = *job;
+    work.n_all = job->n_atoms;
+    if (const char* error = mtp::chosen().run(work)) throw std::runtime_error(error);
+  });
+}
+
+void mtp_model_free(mtp_model* model) { delete model; }
+
+double mtp_model_cutoff(const mtp_model* model) { return model->plan.r_max; }
+
+int64_t mtp_model_species(const mtp_model* model, int64_t* atomic_numbers, int64_t size) {
+  for (int64_t i = 0; i < size && i < int64_t(model->atomic_numbers.size()); i++)
+    atomic_numbers[i] = model->atomic_numbers[i];
+  return model->n_species;
+}
+
+int mtp_model_new(const mtp_basis* basis, int64_t n_species, const double* c, const double* shifts,
+                  const double* mean, const double* inverse_std, double scale, int64_t n_layers,
+                  const int64_t* widths, const double* weights, mtp_model** out, char* message,
+                  int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    auto model = std::make_unique<mtp_model>();
+    model->plan = basis->plan;
+    model->set(n_species, c, shifts, mean, inverse_std, scale, n_layers, widths, weights);
+    *out = model.release();
+  });
+}
+
+int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local,
+                      int64_t n_all, const int32_t* species, const double* positions,
+                      const int64_t* start, const int32_t* count, const int32_t* neighbour,
+                      double* energy, double* energies, double* forces, double* virial,
+                      double* atom_virial, char* message, int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    mtp::check_species(species, n_all, model->n_species);
+    std::vector<double> own_virial(atom_virial ? 0 : 6 * n_local);
+    mtp::Work work;
+    work.plan = &model->plan;
+    work.readout = &model->readout;
+    work.positions = positions;
+    work.n_all = n_all;
+    work.energies = energies;
+    mtp_job& job = work.job;
+    job.single = single;
+    job.n_threads = n_threads;
+    job.n_atoms = n_local;
+    job.n_species = model->n_species;
+    job.n_rows = INT64_MAX;
+    job.species = species;
+    job.start = start;
+    job.count = count;
+    job.neighbour = neighbour;
+    job.c = single ? static_cast<const void*>(model->c_single.data()) : model->c.data();
+    job.forces = forces;
+    job.virial = atom_virial ? atom_virial : own_virial.data();
+    if (n_local == 0) std::fill(forces, forces + 3 * n_all, 0.0);
+    if (const char* error = mtp::chosen().run(work)) throw std::runtime_error(error);
+    *energy = 0;
+    std::fill(virial, virial + 6, 0.0);
+    for (int64_t i = 0; i < n_local; i++) {
+      *energy += energies[i];
+      for (int k = 0; k < 6; k++) virial[k] += job.virial[6 * i + k];
+    }
+    if (!(*energy - *energy == 0)) throw std::runtime_error("the energy is not finite: check the positions");
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,881 @@
+// The passes of docs/theory.md for one instruction set (compiled once for each).
+//
+// The lanes of a vector are atoms of one species. Every pass is written once for a number type T: a
+// vector, or a dual number of two vectors that carries the derivative along the call's tangent direction.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <type_traits>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "plan.h"
+
+#if defined(__AVX512F__)
+#define MTP_BYTES 64
+#elif defined(__AVX__)
+#define MTP_BYTES 32
+#else
+#define MTP_BYTES 16
+#endif
+#define UNROLL _Pragma("GCC unroll 8")
+
+namespace mtp {
+namespace MTP_ISA {
+
+constexpr int kSlots = 4;  // neighbour slots handled together, so that moments are loaded once for all
+constexpr int kWindow = 1024;  // atoms among which lanes are matched by species and neighbour count
+
+template <class S>
+struct Lanes {
+  typedef S Vector __attribute__((vector_size(MTP_BYTES)));
+  static constexpr int n = MTP_BYTES / sizeof(S);
+};
+
+// --- dual numbers -----------------------------------------------------------------------------------
+
+template <class V>
+struct Dual {
+  V v, d;
+};
+template <class V> inline Dual<V> operator+(Dual<V> a, Dual<V> b) { return {a.v + b.v, a.d + b.d}; }
+template <class V> inline Dual<V> operator-(Dual<V> a, Dual<V> b) { return {a.v - b.v, a.d - b.d}; }
+template <class V> inline Dual<V> operator*(Dual<V> a, Dual<V> b) {
+  return {a.v * b.v, a.v * b.d + a.d * b.v};
+}
+template <class V> inline Dual<V>& operator+=(Dual<V>& a, Dual<V> b) { a.v += b.v; a.d += b.d; return a; }
+
+template <class V> inline V value(V a) { return a; }
+template <class V> inline V value(Dual<V> a) { return a.v; }
+
+template <class V, class S> inline V times(V a, S s) { return a * s; }
+template <class V, class S> inline Dual<V> times(Dual<V> a, S s) { return {a.v * s, a.d * s}; }
+
+template <class V> inline V square_root(V a) {
+  V r;
+  for (unsigned l = 0; l < sizeof(V) / sizeof(a[0]); l++) r[l] = std::sqrt(a[l]);
+  return r;
+}
+template <class V> inline Dual<V> square_root(Dual<V> a) {
+  V r = square_root(a.v);
+  return {r, a.d / (r + r)};
+}
+template <class V> inline V inverse(V a) { return 1 / a; }
+template <class V> inline Dual<V> inverse(Dual<V> a) {
+  V i = 1 / a.v;
+  return {i, -a.d * i * i};
+}
+template <class V> inline V broadcast(V like, double x) { return (like - like) + static_cast<decltype(like[0] + 0)>(x); }
+
+// exp for |x| ≤ 80 to the last digits: 2^n times a polynomial.
+inline Lanes<double>::Vector exponential(Lanes<double>::Vector x) {
+  typedef int64_t I __attribute__((vector_size(MTP_BYTES)));
+  const double magic = 6755399441055744.0;  // 1.5 · 2^52: rounds to an integer in the low bits
+  auto t = x * 1.4426950408889634 + magic;
+  auto n = t - magic;
+  auto r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
+  auto p = r * (1 / 6227020800.0) + 1 / 479001600.0;
+  const double c[] = {1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0, 1 / 40320.0, 1 / 5040.0, 1 / 720.0,
+                      1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5, 1.0, 1.0};
+  for (double k : c) p = p * r + k;
+  return reinterpret_cast<Lanes<double>::Vector>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(t) << 52));
+}
+inline Lanes<float>::Vector exponential(Lanes<float>::Vector x) {
+  typedef int32_t I __attribute__((vector_size(MTP_BYTES)));
+  const float magic = 12582912.0f;  // 1.5 · 2^23
+  auto t = x * 1.44269504f + magic;
+  auto n = t - magic;
+  auto r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  auto p = r * (1 / 5040.0f) + 1 / 720.0f;
+  const float c[] = {1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f};
+  for (float k : c) p = p * r + k;
+  return reinterpret_cast<Lanes<float>::Vector>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(t) << 23));
+}
+template <class V> inline V hyperbolic_tangent(V x) {
+  typedef decltype(x[0] + 0) S;
+  V size = x < 0 ? -x : x;
+  size = size > S(20) ? V{} + S(20) : size;
+  V t = 1 - 2 / (exponential(size + size) + 1);
+  return x < 0 ? -t : t;
+}
+
+// --- one block of atoms -----------------------------------------------------------------------------
+
+template <class V>
+class Buffer {  // aligned, zeroed, grows only
+ public:
+  V* get(size_t n) {
+    if (n > size_) {
+      release();
+      data_ = static_cast<V*>(::operator new(n * sizeof(V), std::align_val_t(64)));
+      size_ = n;
+    }
+    return data_;
+  }
+  ~Buffer() { release(); }
+
+ private:
+  void release() {
+    if (data_) ::operator delete(data_, std::align_val_t(64));
+    data_ = nullptr;
+  }
+  V* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+template <class S, class T>
+class Pass {
+  using V = typename Lanes<S>::Vector;
+  static constexpr int W = Lanes<S>::n;
+  static constexpr bool kDual = !std::is_same<T, V>::value;
+
+ public:
+  Pass(const Work& work, double* forces, double* c_bar)
+      : w(work), job(work.job), p(*work.plan), forces_(forces), c_bar_(c_bar) {
+    n_species = static_cast<int>(job.n_species);
+    radial_size = p.n_radial * p.n_q;
+    m = moments_.get(p.n_rows);
+    g = moment_slopes_.get(p.n_rows);
+    slopes = slopes_.get(p.n_slopes + 1);
+    monomials = monomial_.get(size_t(p.n_monomials) * kSlots);
+    f = radial_.get(size_t(p.n_radial) * kSlots * 3);
+    f_slope = f + p.n_radial * kSlots;
+    by_radial = f_slope + p.n_radial * kSlots;
+    q = q_.get(size_t(p.n_q) * kSlots * 2);
+    q_slope = q + p.n_q * kSlots;
+    if (c_bar_) {
+      sums = sums_.get(size_t(n_species) * radial_size);
+      for (int i = 0; i < n_species * radial_size; i++) sums[i] = V{};
+    }
+    first_.resize(n_species + 1);
+  }
+
+  // Atoms of one species; false if some index is out of range.
+  bool run(const int32_t* atoms, int n) {
+    n_lanes = n;
+    for (int l = 0; l < W; l++) atom[l] = atoms[l < n ? l : 0];
+    species = job.species[atom[0]];
+    if (!load()) return false;
+    for (int r = 0; r < p.n_core; r++) m[r] = T{};
+    for (int slot = 0; slot < n_slots; slot += kSlots) {
+      pair_functions<false>(slot);
+      moments();
+    }
+    for (const Trace& t : p.traces) m[t.row] = m[t.from[0]] + m[t.from[1]] + m[t.from[2]];
+    contract(p.forward, m, m, m, false);
+    write_invariants();
+    bool reverse = job.b_bar || job.b_dot_bar || w.readout;
+    if (!reverse) return true;
+    seed();
+    contract(p.reverse, g, m, g, true);
+    for (size_t t = p.traces.size(); t-- > 0;)
+      for (int k : p.traces[t].from) g[k] += g[p.traces[t].row];
+    if (forces_ || job.d_bar) pull();
+    if (c_bar_) coefficient_gradient();
+    return true;
+  }
+
+ private:
+  const Work& w;
+  const mtp_job& job;
+  const Plan& p;
+  double *forces_, *c_bar_;
+  int n_lanes = 0, n_slots = 0, species = 0, n_species = 0, radial_size = 0;
+  int32_t atom[W];
+  Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_;
+  Buffer<V> displacement_, tangent_, sums_, layer_;
+  Buffer<int32_t> neighbour_, neighbour_species_, uniform_, found_;
+  Buffer<int64_t> row_;
+  Buffer<double> near_;
+  std::vector<int> first_;
+  T *m, *g, *slopes, *monomials, *f, *f_slope, *by_radial, *q, *q_slope;
+  V *d = nullptr, *d_dot = nullptr, *sums = nullptr;
+  int32_t *neighbour = nullptr, *z = nullptr, *uniform = nullptr;
+  int64_t* row = nullptr;
+  T unit[3][kSlots], inverse_r[kSlots];
+
+  // --- geometry ---
+
+  void reserve(int slots) {
+    slots = (slots + kSlots - 1) / kSlots * kSlots;
+    d = displacement_.get(size_t(slots) * 3 + 3);
+    if (kDual) d_dot = tangent_.get(size_t(slots) * 3 + 3);
+    neighbour = neighbour_.get(size_t(slots) * W + W);
+    z = neighbour_species_.get(size_t(slots) * W + W);
+    row = row_.get(size_t(slots) * W + W);
+    uniform = uniform_.get(slots + 1);
+  }
+
+  // Put the pairs of each lane's atom into slots, ordered by the neighbour's species; the rest of the
+  // slots is filled with pairs beyond the cutoff, which contribute exactly zero.
+  bool load() {
+    int longest = 0, filled[W];
+    for (int l = 0; l < n_lanes; l++) longest = std::max(longest, job.count[atom[l]]);
+    reserve(longest);
+    n_slots = 0;
+    for (int l = 0; l < W; l++) {
+      filled[l] = 0;
+      if (l < n_lanes) filled[l] = w.positions ? load_positions(l) : load_rows(l);
+      if (filled[l] < 0) return false;
+      n_slots = std::max(n_slots, filled[l]);
+    }
+    n_slots = (n_slots + kSlots - 1) / kSlots * kSlots;
+    S* x = reinterpret_cast<S*>(d);
+    S* x_dot = reinterpret_cast<S*>(d_dot);
+    for (int l = 0; l < W; l++) {
+      for (int s = filled[l]; s < n_slots; s++) {
+        x[(3 * s) * W + l] = S(2 * p.r_max);
+        x[(3 * s + 1) * W + l] = x[(3 * s + 2) * W + l] = 0;
+        if (kDual) for (int k = 0; k < 3; k++) x_dot[(3 * s + k) * W + l] = 0;
+        neighbour[s * W + l] = atom[l];
+        row[s * W + l] = -1;
+        z[s * W + l] = -1;
+      }
+    }
+    for (int s = 0; s < n_slots; s++) {
+      int common = -1;
+      bool same = true;
+      for (int l = 0; l < W; l++) {
+        int other = z[s * W + l];
+        if (other < 0) continue;
+        if (common < 0) common = other;
+        same &= other == common;
+      }
+      uniform[s] = same ? std::max(common, 0) : -1;
+    }
+    return true;
+  }
+
+  int load_rows(int l) {
+    int64_t a = atom[l], start = job.start[a];
+    int n = job.count[a];
+    if (n < 0 || start < 0 || start + n > job.n_rows) return -1;
+    const S* from = static_cast<const S*>(job.displacement);
+    int32_t base = job.base[a];
+    std::fill(first_.begin(), first_.end(), 0);
+    for (int k = 0; k < n; k++) {
+      int64_t j = int64_t(base) + job.neighbour[start + k];
+      if (j < 0 || j >= w.n_all) return -1;
+      first_[job.species[j] + 1]++;
+    }
+    for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
+    S* x = reinterpret_cast<S*>(d);
+    for (int k = 0; k < n; k++) {
+      int32_t j = base + job.neighbour[start + k];
+      int s = first_[job.species[j]]++;
+      for (int c = 0; c < 3; c++) x[(3 * s + c) * W + l] = from[3 * (start + k) + c];
+      neighbour[s * W + l] = j;
+      z[s * W + l] = job.species[j];
+      row[s * W + l] = start + k;
+    }
+    if (kDual) load_tangent(l, n);
+    return n;
+  }
+
+  void load_tangent(int l, int n) {
+    const S* x = reinterpret_cast<const S*>(d);
+    S* out = reinterpret_cast<S*>(d_dot);
+    if (job.d_dot) {
+      const S* from = static_cast<const S*>(job.d_dot);
+      for (int s = 0; s < n; s++)
+        for (int k = 0; k < 3; k++) out[(3 * s + k) * W + l] = from[3 * row[s * W + l] + k];
+      return;
+    }
+    int64_t a = atom[l];
+    const S* v = static_cast<const S*>(job.v);
+    const S* t = static_cast<const S*>(job.strain) + 6 * a;
+    const S own[3] = {v[3 * a], v[3 * a + 1], v[3 * a + 2]};
+    for (int s = 0; s < n; s++) {
+      const S* other = v + 3 * int64_t(neighbour[s * W + l]);
+      S dx = x[(3 * s) * W + l], dy = x[(3 * s + 1) * W + l], dz = x[(3 * s + 2) * W + l];
+      out[(3 * s) * W + l] = own[0] - other[0] + t[0] * dx + t[5] * dy + t[4] * dz;
+      out[(3 * s + 1) * W + l] = own[1] - other[1] + t[5] * dx + t[1] * dy + t[3] * dz;
+      out[(3 * s + 2) * W + l] = own[2] - other[2] + t[4] * dx + t[3] * dy + t[2] * dz;
+    }
+  }
+
+  // Inference: displacements from positions; neighbours beyond the cutoff (the skin) are left out.
+  int load_positions(int l) {
+    int64_t a = atom[l], start = job.start[a];
+    int n = job.count[a], kept = 0;
+    if (n < 0 || start < 0 || start + n > job.n_rows) return -1;
+    const double* x = w.positions;
+    const double ox = x[3 * a], oy = x[3 * a + 1], oz = x[3 * a + 2], limit = p.r_max * p.r_max;
+    double* near = near_.get(3 * size_t(n) + 3);
+    int32_t* found = found_.get(size_t(n) + 1);
+    const int32_t* list = job.neighbour + start;
+    for (int k = 0; k < n; k++) {
+      int32_t j = list[k];
+      if (j < 0 || j >= w.n_all) return -1;
+      double dx = x[3 * int64_t(j)] - ox, dy = x[3 * int64_t(j) + 1] - oy, dz = x[3 * int64_t(j) + 2] - oz;
+      near[3 * kept] = dx;
+      near[3 * kept + 1] = dy;
+      near[3 * kept + 2] = dz;
+      found[kept] = j;
+      kept += !(dx * dx + dy * dy + dz * dz >= limit);
+    }
+    std::fill(first_.begin(), first_.end(), 0);
+    if (n_species > 1) {
+      for (int k = 0; k < kept; k++) first_[job.species[found[k]] + 1]++;
+      for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
+    }
+    S* out = reinterpret_cast<S*>(d);
+    for (int k = 0; k < kept; k++) {
+      int32_t j = found[k];
+      int other = n_species > 1 ? job.species[j] : 0;
+      int s = first_[other]++;
+      for (int c = 0; c < 3; c++) out[(3 * s + c) * W + l] = S(near[3 * k + c]);
+      neighbour[s * W + l] = j;
+      z[s * W + l] = other;
+    }
+    return kept;
+  }
+
+  // --- radial functions and monomials ---
+
+  template <bool SLOPE>
+  void pair_functions(int slot) {
+    for (int s = 0; s < kSlots; s++) chebyshev<SLOPE>(slot + s, s);
+    radial_functions<SLOPE>(slot);
+    monomial_values(SLOPE ? p.max_degree - 1 : p.max_degree);
+  }
+
+  T displacement(int slot, int k) const {
+    if constexpr (kDual) return {d[3 * slot + k], d_dot[3 * slot + k]};
+    else return d[3 * slot + k];
+  }
+
+  template <bool SLOPE>
+  void chebyshev(int slot, int s) {
+    T x = displacement(slot, 0), y = displacement(slot, 1), zz = displacement(slot, 2);
+    T r = square_root(x * x + y * y + zz * zz);
+    T inv = inverse(r);
+    inverse_r[s] = inv;
+    unit[0][s] = x * inv;
+    unit[1][s] = y * inv;
+    unit[2][s] = zz * inv;
+    T slope = r;  // overwritten where it matters
+    bool clamped = clamp(r, slope);
+    const S scale = S(2 / (p.r_max - p.r_min)), shift = S((p.r_min + p.r_max) / (p.r_max - p.r_min));
+    T depth = constant(S(p.r_max)) - r;
+    depth = where_positive(value(depth), depth);
+    T xi = times(r, scale) - constant(shift), two_xi = xi + xi;
+    T square = depth * depth, first = times(depth, S(-2));
+    q[s] = square;
+    if (p.n_q > 1) q[kSlots + s] = xi * square;
+    for (int n = 2; n < p.n_q; n++)
+      q[n * kSlots + s] = two_xi * q[(n - 1) * kSlots + s] - q[(n - 2) * kSlots + s];
+    if constexpr (SLOPE) {
+      q_slope[s] = first;
+      if (p.n_q > 1) q_slope[kSlots + s] = times(square, scale) + xi * first;
+      for (int n = 2; n < p.n_q; n++)
+        q_slope[n * kSlots + s] = times(q[(n - 1) * kSlots + s], 2 * scale) +
+                                  two_xi * q_slope[(n - 1) * kSlots + s] - q_slope[(n - 2) * kSlots + s];
+      if (clamped)
+        for (int n = 0; n < p.n_q; n++) q_slope[n * kSlots + s] = q_slope[n * kSlots + s] * slope;
+    }
+  }
+
+  T constant(S x) const {
+    if constexpr (kDual) return {V{} + x, V{}};
+    else return V{} + x;
+  }
+
+  static T where_positive(V test, T x) {
+    if constexpr (kDual) return {test > 0 ? x.v : V{}, test > 0 ? x.d : V{}};
+    else return test > 0 ? x : V{};
+  }
+
+  // Below r_min the distance saturates smoothly; rare, so lane by lane.
+  bool clamp(T& r, T& slope) const {
+    bool any = false;
+    V v = value(r);
+    for (int l = 0; l < W; l++) any |= v[l] < S(p.r_min);
+    if (!any) return false;
+    slope = constant(1);
+    for (int l = 0; l < W; l++) {
+      if (!(v[l] < S(p.r_min))) continue;
+      double t = std::tanh((p.r_min - double(v[l])) / kClampWidth), k = 1 - t * t;
+      if constexpr (kDual) {
+        double r_dot = r.d[l];
+        r.v[l] = S(p.r_min - kClampWidth * t);
+        r.d[l] = S(k * r_dot);
+        slope.v[l] = S(k);
+        slope.d[l] = S(2 * t * k / kClampWidth * r_dot);
+      } else {
+        r[l] = S(p.r_min - kClampWidth * t);
+        slope[l] = S(k);
+      }
+    }
+    return true;
+  }
+
+  // f_μ = Σ_n c[z_i, z_j, μ, n] Q_n and slopes, for kSlots slots at once.
+  template <bool SLOPE>
+  void radial_functions(int slot) {
+    bool same = true;
+    for (int s = 0; s < kSlots; s++) same &= uniform[slot + s] >= 0 && uniform[slot + s] == uniform[slot];
+    if (same) return radial_of<SLOPE>(uniform[slot], 0, kSlots);
+    for (int s = 0; s < kSlots; s++) {
+      if (uniform[slot + s] >= 0) radial_of<SLOPE>(uniform[slot + s], s, s + 1);
+      else radial_mixed<SLOPE>(slot, s);
+    }
+  }
+
+  const S* coefficients(const void* c, int other) const {
+    return static_cast<const S*>(c) + (size_t(species) * n_species + other) * radial_size;
+  }
+
+  template <bool SLOPE>
+  void radial_of(int other, int begin, int end) {
+    const S *c = coefficients(job.c, other), *dot = job.c_dot ? coefficients(job.c_dot, other) : nullptr;
+    if (begin == 0 && end == kSlots) return radial_sum<SLOPE, kSlots>(c, dot, 0);
+    for (int s = begin; s < end; s++) radial_sum<SLOPE, 1>(c, dot, s);
+  }
+
+  template <bool SLOPE, int N>
+  void radial_sum(const S* c, const S* dot, int s0) {
+    for (int mu = 0; mu < p.n_radial; mu++) {
+      T sum[N], slope[N];
+      UNROLL for (int s = 0; s < N; s++) sum[s] = slope[s] = T{};
+      for (int n = 0; n < p.n_q; n++) {
+        S k = c[mu * p.n_q + n];
+        UNROLL for (int s = 0; s < N; s++) sum[s] += times(q[n * kSlots + s0 + s], k);
+        if constexpr (SLOPE)
+          UNROLL for (int s = 0; s < N; s++) slope[s] += times(q_slope[n * kSlots + s0 + s], k);
+      }
+      if constexpr (kDual)
+        if (dot)
+          for (int n = 0; n < p.n_q; n++)
+            for (int s = 0; s < N; s++) {
+              sum[s].d += q[n * kSlots + s0 + s].v * dot[mu * p.n_q + n];
+              if (SLOPE) slope[s].d += q_slope[n * kSlots + s0 + s].v * dot[mu * p.n_q + n];
+            }
+      UNROLL for (int s = 0; s < N; s++) {
+        f[mu * kSlots + s0 + s] = sum[s];
+        if (SLOPE) f_slope[mu * kSlots + s0 + s] = slope[s];
+      }
+    }
+  }
+
+  V mask(int slot, int other) const {
+    V out = V{};
+    for (int l = 0; l < W; l++) out[l] = z[slot * W + l] == other ? S(1) : S(0);
+    return out;
+  }
+
+  template <class F>
+  void each_species(int slot, F function) const {
+    for (int l = 0; l < W; l++) {
+      int other = z[slot * W + l];
+      bool seen = other < 0;
+      for (int k = 0; k < l && !seen; k++) seen = z[slot * W + k] == other;
+      if (!seen) function(other, mask(slot, other));
+    }
+  }
+
+  template <bool SLOPE>
+  void radial_mixed(int slot, int s) {
+    const int n = p.n_radial;
+    T* total = scratch_.get(2 * size_t(n));
+    for (int k = 0; k < 2 * n; k++) total[k] = T{};
+    each_species(slot + s, [&](int other, V chosen) {
+      radial_of<SLOPE>(other, s, s + 1);
+      for (int mu = 0; mu < n; mu++) {
+        total[mu] += times(f[mu * kSlots + s], chosen);
+        if (SLOPE) total[n + mu] += times(f_slope[mu * kSlots + s], chosen);
+      }
+    });
+    for (int mu = 0; mu < n; mu++) {
+      f[mu * kSlots + s] = total[mu];
+      if (SLOPE) f_slope[mu * kSlots + s] = total[n + mu];
+    }
+  }
+
+  // Monomials of the unit vector, each one multiplication from its parent of one degree less.
+  void monomial_values(int degree) {
+    T* to = monomials;
+    for (int s = 0; s < kSlots; s++) to[s] = constant(1);
+    for (int n = 1; n <= degree; n++) {
+      const T* parent = to;
+      int size = n * (n + 1) / 2;  // components of degree n − 1
+      to += size * kSlots;
+      for (int k = 0; k < size; k++)
+        UNROLL for (int s = 0; s < kSlots; s++) to[k * kSlots + s] = parent[k * kSlots + s] * unit[0][s];
+      for (int k = 0; k < n; k++)
+        UNROLL for (int s = 0; s < kSlots; s++)
+          to[(size + k) * kSlots + s] = parent[(size - n + k) * kSlots + s] * unit[1][s];
+      UNROLL for (int s = 0; s < kSlots; s++)
+        to[(size + n) * kSlots + s] = parent[(size - 1) * kSlots + s] * unit[2][s];
+    }
+  }
+
+  // --- passes ---
+
+  void moments() {
+    for (const CoreTensor& t : p.core) {
+      T weight[kSlots];
+      UNROLL for (int s = 0; s < kSlots; s++) weight[s] = f[t.mu * kSlots + s];
+      const T* from = monomials + t.monomial * kSlots;
+      T* to = m + t.row;
+      for (int k = 0; k < t.size; k++) {
+        T sum = to[k];
+        UNROLL for (int s = 0; s < kSlots; s++) sum += weight[s] * from[k * kSlots + s];
+        to[k] = sum;
+      }
+    }
+  }
+
+  static void contract(const Program& program, const T* x, const T* y, T* out, bool add) {
+    const Term* term = program.terms.data();
+    for (size_t r = 0; r < program.row.size(); r++) {
+      const Term* end = program.terms.data() + program.begin[r + 1];
+      T sum = add ? out[program.row[r]] : T{};
+      for (; term != end; term++) sum += times(x[term->i], S(term->factor)) * y[term->j];
+      out[program.row[r]] = sum;
+    }
+  }
+
+  void write_invariants() {
+    const int n = static_cast<int>(p.scalars.size());
+    for (int l = 0; l < n_lanes; l++) {
+      if (job.b) {
+        S* out = static_cast<S*>(job.b) + size_t(atom[l]) * n;
+        for (int s = 0; s < n; s++) out[s] = value(m[p.scalars[s]])[l];
+      }
+      if constexpr (kDual)
+        if (job.b_dot) {
+          S* out = static_cast<S*>(job.b_dot) + size_t(atom[l]) * n;
+          for (int s = 0; s < n; s++) out[s] = m[p.scalars[s]].d[l];
+        }
+    }
+  }
+
+  // Start of the reverse pass: ∂/∂B of what is differentiated.
+  void seed() {
+    for (int r = 0; r < p.n_rows; r++) g[r] = T{};
+    if constexpr (!kDual)
+      if (w.readout) return read_out();
+    const int n = static_cast<int>(p.scalars.size());
+    const S* first = static_cast<const S*>(kDual ? job.b_dot_bar : job.b_bar);
+    const S* second = static_cast<const S*>(kDual ? job.b_bar : nullptr);
+    for (int l = 0; l < n_lanes; l++) {
+      size_t from = size_t(atom[l]) * n;
+      for (int s = 0; s < n; s++) {
+        T& to = g[p.scalars[s]];
+        if constexpr (kDual) {
+          if (first) to.v[l] = first[from + s];
+          if (second) to.d[l] = second[from + s];
+        } else {
+          to[l] = first[from + s];
+        }
+      }
+    }
+  }
+
+  // Energies of the atoms and ∂E/∂B, for a linear or neural readout.
+  void read_out() {
+    const Readout& head = *w.readout;
+    const int n = static_cast<int>(p.scalars.size());
+    const size_t n_layers = head.widths.size() - 1;
+    size_t total = 0;
+    for (int64_t width : head.widths) total += width;
+    V* x = layer_.get(3 * total);
+    V *activation = x + total, *slope = activation + total;
+    for (int s = 0; s < n; s++)
+      x[s] = (value(m[p.scalars[s]]) - S(head.mean[s])) * S(head.inverse_std[s]);
+    const double* weights = head.weights.data();
+    V* in = x;
+    V* act = activation;
+    for (size_t layer = 0; layer < n_layers; layer++) {
+      int64_t a = head.widths[layer], b = head.widths[layer + 1];
+      V* out = in + a;
+      for (int64_t j = 0; j < b; j++) {
+        V sum = V{} + S(weights[a * b + j]);
+        for (int64_t i = 0; i < a; i++) sum += in[i] * S(weights[j * a + i]);
+        act[j] = hyperbolic_tangent(sum);
+        out[j] = a == b ? in[j] + act[j] : act[j];
+      }
+      weights += a * b + b;
+      act += b;
+      in = out;
+    }
+    int64_t width = head.widths[n_layers];
+    V energy = V{};
+    for (int64_t i = 0; i < width; i++) {
+      energy += in[i] * S(weights[i] * head.scale);
+      slope[i] = V{} + S(weights[i] * head.scale);
+    }
+    for (int l = 0; l < n_lanes; l++) w.energies[atom[l]] = double(energy[l]) + head.shifts[species];
+    for (size_t layer = n_layers; layer-- > 0;) {
+      int64_t a = head.widths[layer], b = head.widths[layer + 1];
+      weights -= a * b + b;
+      act -= b;
+      V* below = slope + b;
+      for (int64_t i = 0; i < a; i++) below[i] = a == b ? slope[i] : V{};
+      for (int64_t j = 0; j < b; j++) {
+        V up = slope[j] * (1 - act[j] * act[j]);
+        for (int64_t i = 0; i < a; i++) below[i] += up * S(weights[j * a + i]);
+      }
+      slope = below;
+    }
+    if constexpr (!kDual)
+      for (int s = 0; s < n; s++) g[p.scalars[s]] += slope[s] * S(head.inverse_std[s]);
+  }
+
+  // ∂E/∂d of every pair, from the slopes of the moments: radial part along û, angular part across it.
+  void pull() {
+    for (const CoreTensor& t : p.core)
+      for (int k = 0; k < t.lower_size; k++)
+        for (int axis = 0; axis < 3; axis++)
+          slopes[t.slope + 3 * k + axis] = times(g[t.row + t.up[axis][k]], S(t.power[axis][k]));
+    V own[3] = {V{}, V{}, V{}}, virial[6] = {V{}, V{}, V{}, V{}, V{}, V{}};
+    for (int slot = 0; slot < n_slots; slot += kSlots) {
+      pair_functions<true>(slot);
+      T force[3][kSlots];
+      UNROLL for (int s = 0; s < kSlots; s++) force[0][s] = force[1][s] = force[2][s] = T{};
+      pull_slots(force);
+      for (int s = 0; s < kSlots; s++) store_force(slot + s, force[0][s], force[1][s], force[2][s], own, virial);
+    }
+    if (!forces_) return;
+    for (int l = 0; l < n_lanes; l++) {
+      for (int k = 0; k < 3; k++) forces_[3 * size_t(atom[l]) + k] += double(own[k][l]);
+      if (job.virial)
+        for (int k = 0; k < 6; k++) job.virial[6 * size_t(atom[l]) + k] = double(virial[k][l]);
+    }
+  }
+
+  void pull_slots(T (&force)[3][kSlots]) {
+    size_t index = 0;
+    while (index < p.core.size()) {
+      const int mu = p.core[index].mu;
+      T along[kSlots], across[3][kSlots];  // A_μ and Σ_ν ∇P
+      UNROLL for (int s = 0; s < kSlots; s++) along[s] = across[0][s] = across[1][s] = across[2][s] = T{};
+      for (; index < p.core.size() && p.core[index].mu == mu; index++) {
+        const CoreTensor& t = p.core[index];
+        if (t.nu == 0) {
+          UNROLL for (int s = 0; s < kSlots; s++) along[s] += g[t.row];
+          continue;
+        }
+        T x[kSlots], y[kSlots], zz[kSlots];
+        UNROLL for (int s = 0; s < kSlots; s++) x[s] = y[s] = zz[s] = T{};
+        const T* from = monomials + t.lower * kSlots;
+        const T* slope = slopes + t.slope;
+        for (int k = 0; k < t.lower_size; k++) {
+          const T gx = slope[3 * k], gy = slope[3 * k + 1], gz = slope[3 * k + 2];
+          UNROLL for (int s = 0; s < kSlots; s++) {
+            x[s] += gx * from[k * kSlots + s];
+            y[s] += gy * from[k * kSlots + s];
+            zz[s] += gz * from[k * kSlots + s];
+          }
+        }
+        const S share = S(1.0 / t.nu);  // Euler: û·∇P = ν P
+        UNROLL for (int s = 0; s < kSlots; s++) {
+          along[s] += times(unit[0][s] * x[s] + unit[1][s] * y[s] + unit[2][s] * zz[s], share);
+          across[0][s] += x[s];
+          across[1][s] += y[s];
+          across[2][s] += zz[s];
+        }
+      }
+      UNROLL for (int s = 0; s < kSlots; s++) {
+        T radial = unit[0][s] * across[0][s] + unit[1][s] * across[1][s] + unit[2][s] * across[2][s];
+        T weight = f[mu * kSlots + s] * inverse_r[s];
+        T outward = f_slope[mu * kSlots + s] * along[s] - weight * radial;
+        for (int k = 0; k < 3; k++) force[k][s] += weight * across[k][s] + outward * unit[k][s];
+      }
+    }
+  }
+
+  static V wanted(T x) {  // what a pass differentiates: the value, or for dual numbers the tangent
+    if constexpr (kDual) return x.d;
+    else return x;
+  }
+
+  void store_force(int slot, T fx, T fy, T fz, V* own, V* virial) {
+    const V x = wanted(fx), y = wanted(fy), zz = wanted(fz);
+    if (job.d_bar) {
+      S* out = static_cast<S*>(job.d_bar);
+      for (int l = 0; l < n_lanes; l++) {
+        int64_t to = row[slot * W + l];
+        if (to < 0) continue;
+        out[3 * to] = x[l];
+        out[3 * to + 1] = y[l];
+        out[3 * to + 2] = zz[l];
+      }
+    }
+    if (!forces_) return;
+    own[0] += x;
+    own[1] += y;
+    own[2] += zz;
+    const V dx = d[3 * slot], dy = d[3 * slot + 1], dz = d[3 * slot + 2];
+    virial[0] += dx * x;
+    virial[1] += dy * y;
+    virial[2] += dz * zz;
+    virial[3] += dy * zz;
+    virial[4] += dx * zz;
+    virial[5] += dx * y;
+    for (int l = 0; l < n_lanes; l++) {
+      double* to = forces_ + 3 * size_t(neighbour[slot * W + l]);
+      to[0] -= double(x[l]);
+      to[1] -= double(y[l]);
+      to[2] -= double(zz[l]);
+    }
+  }
+
+  // c_bar[z_i, z_j, μ, n] += Σ pairs (Σ_k g_k P_k) Q_n, or its tangent.
+  void coefficient_gradient() {
+    for (int slot = 0; slot < n_slots; slot += kSlots) {
+      pair_functions<false>(slot);
+      for (int i = 0; i < p.n_radial * kSlots; i++) by_radial[i] = T{};
+      for (const CoreTensor& t : p.core) {
+        T sum[kSlots];
+        UNROLL for (int s = 0; s < kSlots; s++) sum[s] = by_radial[t.mu * kSlots + s];
+        const T* from = monomials + t.monomial * kSlots;
+        for (int k = 0; k < t.size; k++) {
+          const T slope = g[t.row + k];
+          UNROLL for (int s = 0; s < kSlots; s++) sum[s] += slope * from[k * kSlots + s];
+        }
+        UNROLL for (int s = 0; s < kSlots; s++) by_radial[t.mu * kSlots + s] = sum[s];
+      }
+      add_outer(slot);
+    }
+    flush();
+  }
+
+  void add_outer(int slot) {
+    bool same = true;
+    for (int s = 0; s < kSlots; s++) same &= uniform[slot + s] >= 0 && uniform[slot + s] == uniform[slot];
+    if (same) {
+      V* to = sums + uniform[slot] * radial_size;
+      for (int mu = 0; mu < p.n_radial; mu++)
+        for (int n = 0; n < p.n_q; n++) {
+          V sum = to[mu * p.n_q + n];
+          UNROLL for (int s = 0; s < kSlots; s++) sum += outer(mu, n, s);
+          to[mu * p.n_q + n] = sum;
+        }
+      return;
+    }
+    for (int s = 0; s < kSlots; s++)
+      each_species(slot + s, [&](int other, V chosen) {
+        V* to = sums + other * radial_size;
+        for (int mu = 0; mu < p.n_radial; mu++)
+          for (int n = 0; n < p.n_q; n++) to[mu * p.n_q + n] += chosen * outer(mu, n, s);
+      });
+  }
+
+  V outer(int mu, int n, int s) const {
+    const T a = by_radial[mu * kSlots + s], b = q[n * kSlots + s];
+    if constexpr (kDual) return a.v * b.d + a.d * b.v;
+    else return a * b;
+  }
+
+  void flush() {
+    for (int other = 0; other < n_species; other++) {
+      double* to = c_bar_ + (size_t(species) * n_species + other) * radial_size;
+      V* from = sums + other * radial_size;
+      for (int i = 0; i < radial_size; i++) {
+        double sum = 0;
+        for (int l = 0; l < W; l++) sum += double(from[i][l]);
+        to[i] += sum;
+        from[i] = V{};
+      }
+    }
+  }
+};
+
+// --- blocks and threads -----------------------------------------------------------------------------
+
+struct Block {
+  int32_t begin, size;
+};
+
+// Lanes: atoms of one species with similar numbers of neighbours, taken from nearby atoms.
+inline void make_blocks(const mtp_job& job, int lanes, std::vector<int32_t>& order, std::vector<Block>& blocks) {
+  const int64_t n = job.n_atoms;
+  order.resize(n);
+  for (int64_t i = 0; i < n; i++) order[i] = static_cast<int32_t>(i);
+  for (int64_t begin = 0; begin < n; begin += kWindow) {
+    int64_t end = std::min<int64_t>(n, begin + kWindow);
+    std::sort(order.begin() + begin, order.begin() + end, [&](int32_t a, int32_t b) {
+      if (job.species[a] != job.species[b]) return job.species[a] < job.species[b];
+      return job.count[a] != job.count[b] ? job.count[a] < job.count[b] : a < b;
+    });
+    for (int64_t i = begin; i < end;) {
+      int64_t last = i + 1;
+      while (last < end && last - i < lanes && job.species[order[last]] == job.species[order[i]]) last++;
+      blocks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(last - i)});
+      i = last;
+    }
+  }
+}
+
+template <class S, class T>
+const char* run_as(const Work& w) {
+  const mtp_job& job = w.job;
+  const int64_t c_size = job.n_species * job.n_species * w.plan->n_radial * w.plan->n_q;
+  std::vector<int32_t> order;
+  std::vector<Block> blocks;
+  make_blocks(job, Lanes<S>::n, order, blocks);
+  int n_threads = 1;
+#ifdef _OPENMP
+  n_threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(job.n_threads, blocks.size() / 2)));
+#endif
+  // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
+  std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads);
+  bool bad = false;
+  const int64_t n_blocks = static_cast<int64_t>(blocks.size());
+#pragma omp parallel num_threads(n_threads) reduction(|| : bad)
+  {
+    int t = 0;
+#ifdef _OPENMP
+    t = omp_get_thread_num();
+#endif
+    double* own_forces = nullptr;
+    if (job.forces) {
+      if (t == 0) {
+        own_forces = job.forces;
+        std::fill(own_forces, own_forces + 3 * w.n_all, 0.0);
+      } else {
+        forces[t].assign(3 * w.n_all, 0.0);
+        own_forces = forces[t].data();
+      }
+    }
+    double* own_c_bar = nullptr;
+    if (job.c_bar) {
+      c_bar[t].assign(c_size, 0.0);
+      own_c_bar = c_bar[t].data();
+    }
+    Pass<S, T> pass(w, own_forces, own_c_bar);
+    for (int64_t b = n_blocks * t / n_threads; b < n_blocks * (t + 1) / n_threads && !bad; b++)
+      bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
+#pragma omp barrier
+    if (job.forces)
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < 3 * w.n_all; i++)
+        for (int k = 1; k < n_threads; k++) job.forces[i] += forces[k][i];
+  }
+  if (bad) return "a neighbour index or pair range is out of bounds";
+  if (job.c_bar) {
+    double* out = static_cast<double*>(job.c_bar);
+    for (int64_t i = 0; i < c_size; i++) {
+      out[i] = 0;
+      for (int t = 0; t < n_threads; t++) out[i] += c_bar[t][i];
+    }
+  }
+  return nullptr;
+}
+
+const char* run(const Work& w) {
+  const bool dual = w.job.d_dot || w.job.v || w.job.c_dot;
+  if (w.job.single) {
+    typedef Lanes<float>::Vector V;
+    return dual ? run_as<float, Dual<V>>(w) : run_as<float, V>(w);
+  }
+  typedef Lanes<double>::Vector V;
+  return dual ? run_as<double, Dual<V>>(w) : run_as<double, V>(w);
+}
+
+}  // namespace MTP_ISA
+}  // namespace mtp

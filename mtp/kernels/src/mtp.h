@@ -1,0 +1,88 @@
+/* C interface of the CPU kernel. Every function returns 0, or 1 with one line in `message`.
+ *
+ * Lengths in Å, energies in eV. Arrays are contiguous, row-major; "real" is double or float as
+ * job.single says. Species are indices 0 … n_species − 1. A null pointer means: not given / not wanted.
+ */
+#ifndef MTP_H
+#define MTP_H
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mtp_basis mtp_basis;
+typedef struct mtp_model mtp_model;
+
+/* Name of the instruction set in use: "v4", "v3", "v2" or "plain". */
+const char* mtp_isa(void);
+
+/* A moment table and its radial basis (mtp/basis/moment_table.py). basic: (n_basic, 4) radial index and
+ * powers of x, y, z; products: (n_products, 4) left, right, factor, target. */
+int mtp_basis_new(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
+                  int64_t n_scalars, const int64_t* scalars, int64_t n_moments, double r_min, double r_max,
+                  int64_t n_q, mtp_basis** out, char* message, int64_t message_size);
+void mtp_basis_free(mtp_basis* basis);
+/* Multiply-adds per pair and per atom of one call, for benchmarks: pass 0 moments, 1 forces, 2 dual
+ * moments, 3 coefficient gradient; per atom 4 products, 5 their reverse. */
+void mtp_basis_cost(const mtp_basis* basis, int64_t* counts);
+
+/* One pass over a batch: what is computed follows from the pointers that are given.
+ * Pairs of atom i: rows start[i] … start[i] + count[i] of neighbour and displacement; neighbour is relative
+ * to base[i]. A tangent direction (v and strain, or d_dot, and c_dot) makes the pass a dual one: then
+ * b_dot is available, the seeds are (b_dot_bar, b_bar) and c_bar, d_bar are those of Σ b_bar·B + b_dot_bar·Ḃ.
+ */
+typedef struct mtp_job {
+  int64_t single, n_threads, n_atoms, n_species, n_rows;
+  const int32_t* species;  /* (atoms) */
+  const int64_t* start;    /* (atoms) */
+  const int32_t* count;    /* (atoms) */
+  const int32_t* base;     /* (atoms) */
+  const int32_t* neighbour; /* (rows) */
+  const void* displacement; /* (rows, 3) real */
+  const void* c;            /* (S, S, n_radial, n_q) real */
+  /* tangent direction */
+  const void* c_dot;  /* like c */
+  const void* d_dot;  /* (rows, 3) real */
+  const void* v;      /* (atoms, 3) real: ḋ_ij = v_i − v_j + strain_i d_ij */
+  const void* strain; /* (atoms, 6) real, xx yy zz yz xz xy */
+  /* seeds of the reverse pass */
+  const void* b_bar;     /* (atoms, n_scalars) real */
+  const void* b_dot_bar; /* (atoms, n_scalars) real */
+  /* results */
+  void* b;      /* (atoms, n_scalars) real */
+  void* b_dot;  /* (atoms, n_scalars) real */
+  void* c_bar;  /* like c, but double */
+  void* d_bar;  /* (rows, 3) real; rows of other atoms are left alone */
+  double* forces; /* (atoms, 3) */
+  double* virial; /* (atoms, 6) Σ_j d ⊗ ∂E_i/∂d, Voigt order */
+} mtp_job;
+int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size);
+
+/* A potential ready for inference: linear or NN readout of one head. Network: layer k is
+ * (widths[k+1], widths[k]) weights then widths[k+1] biases, tanh, with a skip where widths are equal;
+ * the last linear weights (widths[n_layers]) are then applied. x = (B − mean)·inverse_std. */
+int mtp_model_new(const mtp_basis* basis, int64_t n_species, const double* c, const double* shifts,
+                  const double* mean, const double* inverse_std, double scale, int64_t n_layers,
+                  const int64_t* widths, const double* weights, mtp_model** out, char* message,
+                  int64_t message_size);
+/* The same from a model file (safetensors). head: name, or null when the file has one head. */
+int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
+                   int64_t message_size);
+void mtp_model_free(mtp_model* model);
+double mtp_model_cutoff(const mtp_model* model);
+int64_t mtp_model_species(const mtp_model* model, int64_t* atomic_numbers, int64_t size);
+
+/* Energy and derivatives of n_local atoms among n_all positions (ghosts last). Neighbour lists may be
+ * longer than the cutoff (a skin); pairs beyond it do not count. Results are added to nothing: forces of
+ * all n_all atoms are overwritten. energies: (n_local). virial: (6) Σ d ⊗ ∂E/∂d, Voigt order;
+ * atom_virial: (n_local, 6), may be null. */
+int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local,
+                      int64_t n_all, const int32_t* species, const double* positions,
+                      const int64_t* start, const int32_t* count, const int32_t* neighbour,
+                      double* energy, double* energies, double* forces, double* virial,
+                      double* atom_virial, char* message, int64_t message_size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,62 @@
+// The moment table as the passes use it, and the work of one call; independent of the instruction set.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "mtp.h"
+
+namespace mtp {
+
+// out[row] = Σ factor · x[i] · y[j] over the row's terms, rows in order.
+struct Term {
+  int32_t i, j;
+  double factor;
+};
+struct Program {
+  std::vector<int32_t> row, begin;  // begin has one entry more than row
+  std::vector<Term> terms;
+};
+
+// All components of M_{μ,ν} for one ν: `size` rows from `row` on. Monomials of degree ν stand from
+// `monomial` on, those of degree ν − 1 from `lower` on.
+struct CoreTensor {
+  int mu, nu, row, size, monomial, lower, lower_size, slope;
+  std::vector<int32_t> up[3];   // component reached from one of degree ν − 1 by a factor x, y, z
+  std::vector<double> power[3]; // its power of x, y, z: the factor of the derivative
+};
+
+// M_{ν−2} is the trace of M_ν (û·û = 1): only the two highest ν of every μ need a loop over pairs.
+struct Trace {
+  int32_t row, from[3];
+};
+
+struct Plan {
+  int n_radial = 0, n_q = 0, n_rows = 0, n_core = 0, n_monomials = 0, max_degree = 0, n_slopes = 0;
+  double r_min = 0, r_max = 0;
+  std::vector<CoreTensor> core;  // sorted by μ
+  std::vector<Trace> traces;     // highest ν first
+  Program forward, reverse;
+  std::vector<int32_t> scalars;  // row of each invariant
+};
+
+constexpr double kClampWidth = 0.1;  // Å, as in mtp/basis/radial.py
+
+struct Readout {
+  std::vector<int64_t> widths;  // of the inputs and the hidden layers
+  std::vector<double> weights, mean, inverse_std, shifts;
+  double scale = 1;
+};
+
+// One call: a job on given displacements, or inference on positions with a readout.
+struct Work {
+  const Plan* plan = nullptr;
+  mtp_job job{};
+  const Readout* readout = nullptr;
+  const double* positions = nullptr;  // inference: displacements come from here
+  int64_t n_all = 0;                  // atoms that can be neighbours and receive forces
+  double* energies = nullptr;
+};
+
+using RunFunction = const char* (*)(const Work&);  // null, or what went wrong
+
+}  // namespace mtp
