@@ -73,14 +73,6 @@ class History:
         coeff = self.rows[row]["coeff"]
         return coeff if "energy" in coeff else coeff.get(head)
 
-    def rmse(self, head: str, term: str, row: int) -> tuple[float, str]:
-        """Root mean square error of a term in a row and the part (valid, else train) it is of."""
-        for part in ("valid", "train"):
-            value = (self.rows[row].get(part) or {}).get(head, {}).get(f"{term}_mse")
-            if value is not None:
-                return float(np.sqrt(value)), part
-        return np.nan, "valid"
-
     def window(self, span: Span) -> range:
         """Rows of the last 5 % of a stage's epochs (at least one): what calibration looks at."""
         length = max(1, (span.end - span.start) // 20)

@@ -7,7 +7,7 @@ component, stress errors over the six Voigt components.
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.units import GPa
 
+from mtp.atomic_file import write_atomically
 from mtp.structure import Structure
 
 MILLI = 1e3
@@ -129,8 +130,9 @@ def write_predictions(path: Path, predictions: dict[str, dict[str, Predictions]]
         for name, one in sets.items()
         for f in fields(one)
     }
-    with open(path, "wb") as file:  # a file object: numpy would append .npz to a bare name
-        np.savez_compressed(file, **arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
@@ -161,11 +163,6 @@ def metrics(predictions: dict[str, dict[str, Predictions]]) -> dict[str, dict[st
         head: {name: set_metrics(one) for name, one in sets.items()}
         for head, sets in predictions.items()
     }
-
-
-def write_metrics(path: Path, values: dict[str, Any]) -> None:
-    """Write metrics.json."""
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def by_element(predictions: Predictions) -> dict[str, dict[str, float]]:

@@ -70,9 +70,14 @@ class Band:
 
 
 def over_epochs(
-    curves: Sequence[Curve], bands: Sequence[Band], x: np.ndarray, ylabel: str, alt: str
+    curves: Sequence[Curve],
+    bands: Sequence[Band],
+    x: np.ndarray,
+    ylabel: str,
+    alt: str,
+    mark: float | None = None,
 ) -> Image:
-    """Curves over the epochs `x` on a log scale, stages shaded."""
+    """Curves over the epochs `x` on a log scale, stages shaded, the best epoch marked."""
     with rc_context(STYLE):
         figure, axes = _panel(5.4, 3.3)
         for curve in curves:
@@ -83,6 +88,8 @@ def over_epochs(
         if any((curve.y > 0).any() for curve in curves):
             _log_axis(axes.yaxis)
         _shade(axes, bands)
+        if mark is not None:
+            axes.axvline(mark, color=SET_COLOURS["test"], lw=1.0, ls=":", label="best epoch")
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import mtp
+from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages import report_figures as figures
 from stages import report_tables as tables
+from stages.environment import versions
 from stages.evaluate import COLUMNS, three_digits
 from stages.history import TERMS, History
 from stages.metrics import Predictions, read_predictions
 from stages.metrics import metrics as measure
+from stages.report_calibration import CalibrationSection, calibration_section
 from stages.report_data import data_section, short_names, shortened
-
-PACKAGES = ("torch", "numpy", "scipy", "ase", "vesin", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class Run:
     history: History
     predictions: dict[str, dict[str, Predictions]] = field(default_factory=dict)
     model: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -61,6 +59,7 @@ class Run:
             history=history,
             predictions=_renamed(predictions, names),
             model=_model(folder),
+            environment=_json(folder / "environment.json"),
         )
 
     @cached_property
@@ -99,9 +98,7 @@ def write_report(run_dir: str | Path) -> Path:
     )
     page = environment.get_template("report_template.html").render(_content(run))
     path = run.folder / "report.html"
-    partial = path.with_name(".report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, page.encode())
     return path
 
 
@@ -130,19 +127,21 @@ def _head(run: Run, name: str) -> dict[str, Any]:
     part = "valid" if any((row.get("valid") or {}).get(name) for row in history.rows) else "train"
     content: dict[str, Any] = {
         "name": name,
-        "curves": figures.learning_curves(history, name) if history.rows else [],
+        "curves": figures.learning_curves(history, name, _best(run)) if history.rows else [],
         "part": part,
         "effect": tables.effect_table(history, name, part),
-        "shares": (shares := _shares(run, name)),
-        "share_table": tables.share_table(shares) if shares else None,
-        "target": _target(run),
-        "calibration_notes": [],
+        "calibration": _calibration(run, name),
         "data": data_section(scan) if (scan := _scan_of(run, name)) else None,
         "sets": None,
     }
     if sets:
         content |= _results(sets)
     return content
+
+
+def _calibration(run: Run, head: str) -> CalibrationSection | None:
+    table = (run.calibration or {}).get(head)
+    return calibration_section(table, run.history, head) if table else None
 
 
 def _scan_of(run: Run, head: str) -> dict[str, Any] | None:
@@ -180,37 +179,6 @@ def _cards(numbers: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _shares(run: Run, head: str) -> list[tables.Share]:
-    """Loss contributions around the calibration stage; empty where there was none."""
-    history = run.history
-    spans = history.spans
-    if len(spans) < 2 or spans[-1].name != "calibration":
-        return []
-    before, after = spans[-2], spans[-1]
-    loss = _loss_of(run, after.name, head)
-    window = history.window(before)
-    old = history.coefficients(head, before.end - 1)
-    new = history.coefficients(head, after.start)
-    if old is None or new is None:
-        return []
-    moments = [
-        (f"end of {before.name}, its coefficients", window, old),
-        ("the same errors, calibrated coefficients", window, new),
-        ("end of calibration", history.window(after), new),
-    ]
-    return [
-        tables.Share.of(label, history.contributions(head, rows, coefficients, loss), coefficients)
-        for label, rows, coefficients in moments
-    ]
-
-
-def _loss_of(run: Run, stage: str, head: str) -> str:
-    for one in (run.plan or {}).get("stages", ()):
-        if one["name"] == stage and head in one["tasks"]:
-            return one["tasks"][head]["loss"]
-    return "mse"
-
-
 def _paths(
     scan: dict[str, Any] | None, predictions: dict[str, dict[str, Predictions]]
 ) -> list[str]:
@@ -238,8 +206,8 @@ def _renamed(
 
 def _title(run: Run) -> str:
     spec = (run.model or {}).get("spec")
-    elements = " ".join(_symbols(spec["species"])) + " " if spec else ""
-    return f"{elements}moment tensor potential"
+    elements = " ".join(_symbols(spec["species"])) if spec else ""
+    return f"{elements} moment tensor potential" if elements else "Moment tensor potential"
 
 
 def _state(run: Run) -> dict[str, str]:
@@ -269,6 +237,8 @@ def _absent(run: Run) -> list[str]:
         notes.append("predictions.npz is absent: no errors, parity plots or worst frames.")
     if run.plan is not None and run.plan["stages"][-1]["name"] != "calibration":
         notes.append("The plan has no calibration stage.")
+    elif run.calibration is None:
+        notes.append("calibration.json is absent: calibration has not begun.")
     for head, sets in run.predictions.items():
         if "test" not in sets:
             chosen = figures.headline_set(list(sets))
@@ -298,12 +268,23 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
-def _target(run: Run) -> str:
-    """What calibration wants the shares to be, as the end of a sentence."""
-    target = (run.plan or {"stages": [{}]})["stages"][-1].get("calibration_target")
-    if not target or len({round(value, 6) for value in target.values()}) == 1:
-        return "become equal"
-    return "become " + " : ".join(f"{target[term]:g}" for term in TERMS) + f" ({', '.join(TERMS)})"
+def _details(run: Run) -> list[tuple[str, str]]:
+    """The model in full."""
+    if run.model is None:
+        return []
+    spec, made = run.model["spec"], run.model.get("provenance", {})
+    costs = [spec[f"moment_{name}_cost"] for name in ("init", "mu", "nu")]
+    numbers = sum(int(np.prod(one["shape"])) for one in run.model["tensors"].values())
+    facts = [
+        *_facts(run),
+        ("moment costs", "init {}, μ {}, ν {}".format(*costs)),
+        ("radial functions", f"{spec['n_q']} Chebyshev polynomials"),
+        ("min_dist", f"{spec['min_dist']:.3f} Å"),
+        ("numbers in the file", f"{numbers:,}"),
+    ]
+    if "epoch" in made:
+        facts.append(("best epoch", f"{made['stage']}, epoch {made['epoch']}"))
+    return facts
 
 
 def _sections(run: Run) -> list[tuple[str, str]]:
@@ -324,21 +305,35 @@ def _provenance(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, entries) of where everything comes from."""
     settings = [(name, str(value)) for name, value in (run.plan or {}).get("run", {}).items()]
     return [
-        ("Model", _facts(run)),
+        ("Model", _details(run)),
         ("Run", [("time", tables.duration(run.seconds)), *settings]),
-        ("Versions", _versions()),
+        (f"Versions {'in training' if run.environment else 'of this report'}", _versions(run)),
+        ("Data (SHA-256 of structures and labels)", _fingerprints(run)),
     ]
 
 
-def _versions() -> list[tuple[str, str]]:
-    """Versions of what made this page."""
-    found = [("mtp-train", mtp.__version__), ("Python", platform.python_version())]
-    for name in PACKAGES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return found
+def _versions(run: Run) -> list[tuple[str, str]]:
+    """What trained the potential; without environment.json, what makes this page."""
+    found = run.environment or {"versions": versions()}
+    machine = [(key, str(value)) for key, value in found.items() if key != "versions"]
+    return [*found["versions"].items(), *machine]
+
+
+def _best(run: Run) -> int | None:
+    """Row of the log at which the best model was kept."""
+    made = (run.model or {}).get("provenance", {})
+    for row, line in enumerate(run.history.rows):
+        if (line["name"], line["epoch"]) == (made.get("stage"), made.get("epoch")):
+            return row
+    return None
+
+
+def _fingerprints(run: Run) -> list[tuple[str, str]]:
+    return [
+        (name if len(run.heads) == 1 else f"{head}: {name}", digest)
+        for head, scan in (run.scan or {}).items()
+        for name, digest in scan.get("fingerprint", {}).items()
+    ]
 
 
 def _symbols(species: list[int]) -> list[str]:

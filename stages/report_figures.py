@@ -14,8 +14,12 @@ from stages.report_tables import GPA, SCALES, UNITS
 QUANTITY = {"energy": "energy", "forces": "force", "stress": "stress"}
 
 
-def learning_curves(history: History, head: str) -> list[Image]:
-    """One figure per term: root mean square (solid) and mean absolute error, train and valid."""
+def learning_curves(history: History, head: str, best: int | None = None) -> list[Image]:
+    """One figure per term: root mean square (solid) and mean absolute error, train and valid.
+
+    best: row of the log to mark.
+    """
+    mark = None if best is None else float(history.epochs[best])
     images = []
     for term in TERMS:
         curves = []
@@ -29,7 +33,7 @@ def learning_curves(history: History, head: str) -> list[Image]:
         if curves:
             alt = f"{QUANTITY[term]} errors of train and valid over the epochs of all stages"
             label = f"{QUANTITY[term]} error ({UNITS[term]})"
-            images.append(over_epochs(curves, _bands(history), history.epochs, label, alt))
+            images.append(over_epochs(curves, _bands(history), history.epochs, label, alt, mark))
     return images
 
 

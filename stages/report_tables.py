@@ -49,7 +49,8 @@ def _cell(value: Any) -> Cell:
         return Cell("–")
     if isinstance(value, (bool, str)):
         return Cell(str(value))
-    return Cell(f"{value:,}" if isinstance(value, (int, np.integer)) else three_digits(value))
+    text = f"{value:,}" if isinstance(value, (int, np.integer)) else three_digits(value)
+    return Cell(text.replace("-", "−"))
 
 
 def headline(sets: dict[str, dict[str, Any]]) -> Table:
@@ -130,38 +131,6 @@ def worst_table(sets: dict[str, Predictions], term: str, count: int = 8) -> Tabl
     unit = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}[term]
     head = ["frame", "set", "config_type", *extra, "atoms", f"error, {unit}"]
     return Table.of(head, rows, text_columns=3 + len(extra))
-
-
-@dataclass(frozen=True)
-class Share:
-    """One stacked bar: what each term contributes to the loss, also in percent."""
-
-    label: str
-    coefficients: dict[str, float]
-    contributions: dict[str, float]
-    percent: dict[str, float]
-
-    @classmethod
-    def of(
-        cls, label: str, contributions: dict[str, float], coefficients: dict[str, float]
-    ) -> Share:
-        """Percent are those of the sum of all contributions."""
-        total = sum(contributions.values()) or 1.0
-        percent = {term: 100 * value / total for term, value in contributions.items()}
-        return cls(label, coefficients, contributions, percent)
-
-
-def share_table(shares: Sequence[Share]) -> Table:
-    """Coefficients and contributions of every bar."""
-    terms = list(shares[0].contributions)
-    head = ["training loss", *(f"c {t}" for t in terms), *(f"contribution of {t}" for t in terms)]
-    rows = [
-        [share.label]
-        + [Cell(scientific(share.coefficients[t])) for t in terms]
-        + [Cell(scientific(share.contributions[t])) for t in terms]
-        for share in shares
-    ]
-    return Table.of(head, rows)
 
 
 def plan_table(plan: dict[str, Any], history: History) -> Table:

@@ -12,8 +12,9 @@ import pytest
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
+from stages.calibration import calibrated_stage
 from stages.history import History
-from stages.metrics import Predictions, metrics, write_metrics, write_predictions
+from stages.metrics import Predictions, metrics, write_predictions
 from stages.plan import (
     GROUPS,
     Coefficients,
@@ -47,16 +48,16 @@ def make_plan(heads=("default",), calibration=True, nn=()) -> Plan:
     return Plan(ModelPlan(5.0, 8, 8, 2, 1, 1, nn), data, tuple(stages), RunPlan())
 
 
-def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None) -> list[dict]:
-    """Errors that fall over the epochs, each term fastest where its coefficient is large."""
+def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None):
+    """Errors that fall over the epochs; (lines, content of calibration.json)."""
     scale = {"energy": 0.3, "forces": 0.8, "stress": 0.03}
     floor = {"energy": 3e-3, "forces": 0.08, "stress": 1e-3}
-    given = {"energy": 3e5, "forces": 2.0, "stress": 1e6}
-    rows, done = [], 0
+    rows, table, done = [], None, 0
     for number, stage in enumerate(plan.stages, start=1):
+        if stage.name == "calibration":
+            stage, table = calibrated_stage(plan, stage, rows)
         for epoch in range(0 if number == 1 else 1, stage.epochs + 1):
-            coeff = {h: asdict(t.coefficients) if t.coefficients else given
-                     for h, t in stage.tasks.items()}  # fmt: skip
+            coeff = {head: asdict(task.coefficients) for head, task in stage.tasks.items()}
             rate = {"stage1": 0.25, "stage2": 0.12}.get(stage.name, 0.08)
             for term in scale:
                 scale[term] += (floor[term] - scale[term]) * (rate if done else 0)
@@ -64,8 +65,8 @@ def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None)
             for part, factor in (("train", 1.0), ("valid", 1.15)):
                 noisy = {t: factor * scale[t] * np.exp(0.04 * rng.normal()) for t in terms}
                 values[part] = {
-                    head: {f"{t}_mse": v**2 for t, v in noisy.items()}
-                    | {f"{t}_l1": 0.75 * v for t, v in noisy.items()}
+                    head: {f"{t}_mse": float(v**2) for t, v in noisy.items()}
+                    | {f"{t}_l1": float(0.75 * v) for t, v in noisy.items()}
                     for head in stage.tasks
                 }
             rows.append(
@@ -76,7 +77,7 @@ def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None)
                 }
             )  # fmt: skip
             done += 1
-    return rows[:epochs]
+    return rows[:epochs], table
 
 
 def make_predictions(rng, frames, atoms=20, stress=True, elements=(14,), source="train.xyz"):
@@ -124,7 +125,9 @@ def make_run(folder: Path, rng, heads=("default",), elements=(14,), frames=40, *
     plan = make_plan(heads, options.pop("calibration", True))
     stress = options.get("terms", "stress")[-1] == "stress" or "terms" not in options
     (folder / "plan.json").write_text(json.dumps(plan.as_dict()))
-    log = make_log(plan, rng, **options)
+    log, calibration = make_log(plan, rng, **options)
+    if any(row["name"] == "calibration" for row in log):
+        (folder / "calibration.json").write_text(json.dumps(calibration))
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     (folder / "scan.json").write_text(json.dumps({head: make_scan(stress) for head in heads}))
     sets = {"train": frames, "valid": max(2, frames // 8), "test": frames // 2}
@@ -139,7 +142,7 @@ def make_run(folder: Path, rng, heads=("default",), elements=(14,), frames=40, *
         for head in heads
     }  # fmt: skip
     write_predictions(folder / "predictions.npz", predictions)
-    write_metrics(folder / "metrics.json", metrics(predictions))
+    (folder / "metrics.json").write_text(json.dumps(metrics(predictions)))
     return folder
 
 
@@ -203,6 +206,24 @@ def test_no_test_set(tmp_path, rng):
     page = page_of(tmp_path)
     assert "No test files were given" in page
     assert "Valid errors" in page
+
+
+def test_calibration_before_and_after(tmp_path, rng):
+    page = page_of(make_run(tmp_path, rng, frames=8))
+    bars = re.findall(r'aria-label="(energy [^"]*)"', page)
+    assert len(bars) == 4
+    assert bars[1] == "energy 33.3 %, forces 33.3 %, stress 33.3 %"  # what calibration is for
+    assert "weighed" not in page
+
+
+def test_calibration_that_misses_its_target_is_told(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    first = json.loads(lines[25])
+    first["train"]["default"]["energy_mse"] *= 4
+    lines[25] = json.dumps(first)
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    assert "In the first epoch of calibration energy weighed" in page_of(tmp_path)
 
 
 def test_two_heads_without_calibration(tmp_path, rng):
