@@ -1,0 +1,151 @@
+"""`mtp eval`: predictions of a model on files, their errors, and the files it writes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+
+from mtp.errors import InvalidInput
+from mtp.geometry import Geometry
+from mtp.initialise import initialise
+from mtp.model_file import save_model
+from mtp.potential import Potential, PotentialSpec
+from mtp.structure import Structure
+from stages import cli, evaluate
+from stages.evaluate import evaluate_files, format_table, predict_structures
+
+CELL = np.array([[5.2, 0, 0], [0.9, 4.8, 0], [0, -0.4, 5.0]])
+
+
+def make_structures(rng, count=5) -> list[Structure]:
+    """Small cells of Si and O, every second one a molecule."""
+    return [
+        Structure(
+            numbers=rng.choice([8, 14], 3 + i),
+            positions=rng.random((3 + i, 3)) @ CELL,
+            cell=CELL,
+            pbc=np.full(3, i % 2 == 0),
+            source="made",
+            index=i,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def structures(rng):
+    return make_structures(rng)
+
+
+@pytest.fixture
+def potential(structures):
+    spec = PotentialSpec((8, 14), 4.0, 0.5, n_q=4, levmax=6, heads=("default",))
+    potential = Potential(spec)
+    start = Geometry(structures, spec.species, spec.cutoff).batch()
+    initialise(potential, start, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a readout that is zero at the start would hide every mistake
+        for parameter in potential.heads.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=parameter.dtype))
+    return potential
+
+
+@pytest.fixture
+def model(potential, tmp_path):
+    path = tmp_path / "model.mtp.safetensors"
+    save_model(path, potential)
+    return path
+
+
+def labelled_file(path, structures, predicted, energy=0.0, forces=0.0, stress=0.0):
+    """An extended xyz whose labels are the predictions less known errors."""
+    images, first = [], 0
+    for i, s in enumerate(structures):
+        image = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
+        labels = {
+            "energy": predicted.energy_predicted[i] - energy * len(s),
+            "forces": predicted.forces_predicted[first : first + len(s)] - forces,
+        }
+        if s.pbc.all():
+            labels["stress"] = predicted.stress_predicted[i] - stress
+        image.calc = SinglePointCalculator(image, **labels)
+        images.append(image)
+        first += len(s)
+    write(path, images, format="extxyz")
+    return path
+
+
+def test_batches_change_nothing(potential, structures, monkeypatch):
+    together = predict_structures(potential, structures)
+    monkeypatch.setattr(evaluate, "ATOMS_PER_BATCH", 8)
+    apart = predict_structures(potential, structures)
+    for name in ("energy_predicted", "forces_predicted", "stress_predicted"):
+        np.testing.assert_allclose(getattr(apart, name), getattr(together, name), atol=1e-12)
+    assert np.abs(together.forces_predicted).max() > 1e-3
+    assert np.isnan(together.stress_predicted[1::2]).all()  # molecules
+    assert np.isfinite(together.stress_predicted[::2]).all()
+
+
+def test_no_structures(potential):
+    assert len(predict_structures(potential, [])) == 0
+
+
+def test_known_errors_come_back(model, potential, structures, tmp_path):
+    predicted = predict_structures(potential, structures)
+    path = labelled_file(tmp_path / "a.xyz", structures, predicted, 0.002, 0.05, 1e-3)
+    result = evaluate_files(model, [path])
+    row = result["default"][str(path)]
+    assert row["frames"] == 5
+    assert row["energy_mae_meV_per_atom"] == pytest.approx(2.0, abs=1e-3)
+    # the file has eight digits of each force
+    assert row["forces_rmse_meV_per_A"] == pytest.approx(50.0, abs=1e-3)
+    assert row["stress_max_meV_per_A3"] == pytest.approx(1.0, abs=1e-3)
+    table = format_table(result)
+    assert "2.00" in table
+    assert "50.0" in table
+
+
+def test_predictions_file(model, potential, structures, tmp_path):
+    predicted = predict_structures(potential, structures)
+    path = labelled_file(tmp_path / "a.xyz", structures, predicted, energy=1.0)
+    evaluate_files(model, [path], predictions=tmp_path / "new" / "out.xyz")
+    back = read(tmp_path / "new" / "out.xyz", ":")
+    assert len(back) == 5
+    for i, image in enumerate(back):
+        assert image.info["predicted_energy"] == pytest.approx(predicted.energy_predicted[i])
+        assert image.get_potential_energy() == pytest.approx(
+            predicted.energy_predicted[i] - len(image)
+        )
+        np.testing.assert_allclose(image.arrays["predicted_forces"], image.get_forces(), atol=1e-7)
+        assert ("predicted_stress" in image.info) == bool(image.pbc.all())
+        assert image.info["index"] == i
+
+
+def test_element_that_the_model_does_not_know(potential, structures):
+    strange = Structure(np.array([13, 8]), np.eye(3)[:2], source="b.xyz", index=3)
+    with pytest.raises(InvalidInput, match=r"Al is not in the model \(it knows O Si\).*b\.xyz#3"):
+        predict_structures(potential, [*structures, strange])
+
+
+def test_head_that_is_not_there(model, potential, structures, tmp_path):
+    path = labelled_file(tmp_path / "a.xyz", structures, predict_structures(potential, structures))
+    with pytest.raises(InvalidInput, match="--head must be one of default; 'pbe' was given"):
+        evaluate_files(model, [path], head="pbe")
+
+
+def test_command_prints_nothing_but_json(model, potential, structures, tmp_path, capsys):
+    path = labelled_file(tmp_path / "a.xyz", structures, predict_structures(potential, structures))
+    assert cli.main(["eval", str(model), str(path), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == evaluate_files(model, [path])
+    assert cli.main(["eval", str(model), str(tmp_path / "none.xyz")]) == 2
+
+
+def test_a_dash_where_there_is_no_label():
+    table = format_table({"default": {"train": {"frames": 3, "forces_mae_meV_per_A": 12.34}}})
+    assert table.splitlines()[-1].split() == ["train", "3", "–", "–", "12.3", "–", "–", "–"]
