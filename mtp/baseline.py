@@ -77,9 +77,7 @@ def fit_shifts(
         if undetermined:
             warnings.append(_undetermined_words(undetermined, bool(labelled)))
     else:
-        raise DataError(
-            f'e0 must be "lstsq", "isolated" or energies by element, got {mode!r}'
-        )
+        raise DataError(f'e0 must be "lstsq", "isolated" or energies by element, got {mode!r}')
     rms, doubt = _consistency(labelled, species, values, name)
     return Shifts(
         species, tuple(values.tolist()), name, rms, len(labelled), undetermined,
@@ -135,7 +133,8 @@ def _open_groups(null: np.ndarray, species: tuple[int, ...]) -> tuple[tuple[str,
             groups.remove(other)
             group |= other
         groups.append(group)
-    return tuple(tuple(chemical_symbols[species[i]] for i in sorted(g)) for g in groups)
+    ordered = sorted(map(sorted, groups))
+    return tuple(tuple(chemical_symbols[species[i]] for i in group) for group in ordered)
 
 
 def _undetermined_words(groups: tuple[tuple[str, ...], ...], any_energy: bool) -> str:

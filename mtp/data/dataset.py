@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from mtp.baseline import Shifts, fit_shifts, is_isolated
 from mtp.data.duplicates import Duplicates
-from mtp.data.frame import DataError
+from mtp.data.frame import DataError, symbols
 from mtp.data.labels import LabelKeys, Seen
 from mtp.data.reading import iread
 from mtp.data.scan import Selection, report, select
@@ -49,7 +50,10 @@ class DataOptions(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Structures of one task, split, with shifts fitted to train and valid, and the scan."""
+    """Structures of one task, split, with shifts fitted to train and valid, and the scan.
+
+    species: atomic numbers, the order of the shifts.  scan: plain data for scan.json.
+    """
 
     train: list[Structure]
     valid: list[Structure]
@@ -64,25 +68,30 @@ def prepare(
     *,
     seed: int = 0,
     cutoff: float = 6.0,
+    species: Sequence[int] | None = None,
     type_map: Sequence[str] | None = None,
 ) -> Dataset:
     """Read, weight, filter and split the data of one task.
 
-    Order: read → check → shifts → filters → split. Test files are only checked for finite
-    numbers; they influence nothing else. DataError for anything that cannot be used.
+    Order: read → check → filter → split → shifts. Test files are only checked for finite
+    numbers; they influence nothing else.
+    cutoff: Å, how far the smallest distance is looked for.  species: atomic numbers that the
+    model knows; None: those of the training files.  type_map: see `read`.
+    DataError for anything that cannot be used.
     """
     structures, warnings = load(options, options.files, type_map)
-    test, more = load(options, options.test_files, type_map) if options.test_files else ([], [])
+    test, more = load(options, options.test_files, type_map, test=True)
     raw = select(structures, drop_duplicates=options.drop_duplicates)
-    species = tuple(sorted({int(z) for item in raw.structures for z in np.unique(item.numbers)}))
-    reference = None
-    if options.max_energy_reference == "e0":
-        reference = fit_shifts(raw.structures, species, options.e0)
+    if species is None:
+        species = sorted({int(z) for item in raw.structures for z in np.unique(item.numbers)})
+    species = tuple(species)
+    check_elements([*raw.structures, *test], species)
+    by_e0 = options.max_energy_reference == "e0"
     selection = select(
         structures,
         max_energy=options.max_energy,
         max_forces=options.max_forces,
-        shifts=reference,
+        shifts=fit_shifts(raw.structures, species, options.e0) if by_e0 else None,
         drop_duplicates=options.drop_duplicates,
     )
     train, valid = split(selection.structures, options.valid_fraction, seed)
@@ -90,31 +99,57 @@ def prepare(
     scan = report(structures, selection, cutoff)
     if test:
         test = _finite_test(test, scan)
-    warnings += more + scan["warnings"] + list(shifts.warnings)
-    warnings += check_stress(selection.structures) + _overlap(selection, test)
+    warnings += [*more, *scan["warnings"], *shifts.warnings, *check_stress(selection.structures)]
+    warnings += _overlap(selection, test)
     warnings += _unknown_config_types(options.config_type_weights, structures)
-    scan |= {
-        "train": len(train),
-        "valid": len(valid),
-        "test": len(test),
-        "shifts": shifts.as_dict(),
-        "fingerprint": {"train": fingerprint(train), "valid": fingerprint(valid)}
-        | ({"test": fingerprint(test)} if test else {}),
-        "warnings": list(dict.fromkeys(warnings)),
-    }
-    counts = Counter(item.source for item in valid)
-    for row in scan["files"]:
-        row["valid"] = counts.get(row["file"], 0)
-        row["train"] = row["kept"] - row["valid"]
+    _complete(scan, {"train": train, "valid": valid, "test": test}, shifts, warnings)
     return Dataset(train, valid, test, species, shifts, scan)
 
 
+def _complete(
+    scan: dict[str, Any],
+    sets: dict[str, list[Structure]],
+    shifts: Shifts,
+    warnings: Sequence[str],
+) -> None:
+    """Add to the scan what is known only after the split."""
+    scan["sets"] = {name: len(items) for name, items in sets.items()}
+    scan["shifts"] = shifts.as_dict()
+    scan["fingerprint"] = {name: fingerprint(items) for name, items in sets.items() if items}
+    scan["warnings"] = list(dict.fromkeys(warnings))
+    valid = Counter(item.source for item in sets["valid"])
+    for row in scan["files"]:
+        row["valid"] = valid[row["file"]]
+        row["train"] = row["kept"] - row["valid"]
+
+
+def check_elements(structures: Sequence[Structure], species: Sequence[int]) -> None:
+    """DataError with files and first frames when a structure has an element not in ``species``."""
+    known, strange = set(species), defaultdict(list)
+    for item in structures:
+        for number in set(np.unique(item.numbers).tolist()) - known:
+            strange[number].append(item)
+    lines = [
+        f"{', '.join(dict.fromkeys(item.source for item in items))}: {chemical_symbols[number]} "
+        f"is not among the model's elements {' '.join(symbols(species))}; {len(items)} frames, "
+        f"first {', '.join(item.where for item in items[:3])}; leave them out or train with it"
+        for number, items in sorted(strange.items())
+    ]
+    if lines:
+        raise DataError(*lines)
+
+
 def load(
-    options: DataOptions, files: Sequence[FileLike], type_map: Sequence[str] | None = None
+    options: DataOptions,
+    files: Sequence[FileLike],
+    type_map: Sequence[str] | None = None,
+    *,
+    test: bool = False,
 ) -> tuple[list[Structure], list[str]]:
     """All structures of the files with their weights, and warnings in words.
 
     weight = file weight x config_type weight x weight in the frame.
+    DataError when a key that was given is in no frame of all files, but test files may lack it.
     """
     keys = LabelKeys(
         options.energy_key,
@@ -131,7 +166,8 @@ def load(
             structures.append(replace(item, weight=item.weight * factor))
         if len(structures) == before:
             raise DataError(f"{file.path}: there is no structure in it")
-    seen.check(keys, ", ".join(file.path for file in files))
+    if not test:
+        seen.check(keys, ", ".join(file.path for file in files))
     return structures, [f"{text} ({count} frames)" for text, count in seen.remarks.items()]
 
 

@@ -44,9 +44,7 @@ class Duplicates:
 
 def same_labels(a: Structure, b: Structure) -> bool:
     """Whether both have the same labels with the same values to 1e-8."""
-    return all(
-        _same(getattr(a, name), getattr(b, name)) for name in ("energy", "forces", "stress")
-    )
+    return all(_same(getattr(a, name), getattr(b, name)) for name in ("energy", "forces", "stress"))
 
 
 def _same_geometry(a: Structure, b: Structure) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
+from mtp.errors import InvalidInput
 
-class DataError(ValueError):
+
+class DataError(InvalidInput):
     """The data cannot be used as asked; the message says where, what and what to do."""
 
 

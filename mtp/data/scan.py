@@ -202,9 +202,7 @@ def worst(structures: Sequence[Structure], count: int = WORST) -> list[dict[str,
     return sorted(rows, key=lambda row: -row[by])[:count]
 
 
-def min_distance(
-    structures: Iterable[Structure], cutoff: float
-) -> tuple[float | None, str | None]:
+def min_distance(structures: Iterable[Structure], cutoff: float) -> tuple[float | None, str | None]:
     """Smallest distance of two atoms (periodic images included) within ``cutoff`` Å, its frame."""
     best, where = cutoff, None
     for item in structures:

@@ -26,7 +26,7 @@ FORMATS = {
     "cfg": Format("MLIP cfg", mlip_cfg.read, mlip_cfg.write),
     "h5": Format("LightPFP HDF5", lightpfp.read, lightpfp.write),
     "deepmd": Format("DeePMD npy", deepmd.read, deepmd.write),
-    "db": Format("ASE database", ase_files.read, ase_files.write_database),
+    "db": Format("ASE database", ase_files.read_database, ase_files.write_database),
     "ase": Format("ASE", ase_files.read, None),
 }
 SUFFIXES = {

@@ -16,7 +16,16 @@ from mtp.structure import Structure
 
 def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
     """Frames of a file that ``ase.io`` knows; DataError with ASE's own words otherwise."""
-    images = ase.io.iread(str(path), ":")
+    return _frames(path, ase.io.iread(str(path), ":"))
+
+
+def read_database(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
+    """Frames of an ASE database with the rows' key-value pairs and data among their names."""
+    rows = connect(str(path)).select()
+    return _frames(path, (row.toatoms(add_additional_information=True) for row in rows))
+
+
+def _frames(path: Path, images: Iterator[Atoms]) -> Iterator[Frame]:
     while True:
         try:
             atoms = next(images)

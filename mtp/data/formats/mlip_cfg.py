@@ -39,8 +39,6 @@ def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
                 try:
                     yield _frame(lines, type_map, where)
                 except (ValueError, IndexError, StopIteration) as error:
-                    if isinstance(error, DataError):
-                        raise
                     raise DataError(f"{where}: broken block BEGIN_CFG … END_CFG: {error}") from None
                 lines = None
             elif lines is not None and word:
@@ -105,7 +103,7 @@ def _assemble(
 ) -> Frame:
     data = dict(zip(columns, np.array(table).reshape(size, -1).T, strict=True))
     cell = np.zeros((3, 3))
-    cell[: len(vectors)] = vectors
+    cell[: len(vectors)] = np.reshape(vectors, (-1, 3))
     if "direct_x" in data:
         positions = _triple(data, "direct_{}") @ cell
     else:

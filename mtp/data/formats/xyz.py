@@ -44,9 +44,7 @@ def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
             try:
                 yield _frame(comment, rows)
             except (DataError, ValueError, IndexError) as error:
-                raise DataError(
-                    f"{path}:{line}: broken frame of {atoms} atoms: {error}"
-                ) from None
+                raise DataError(f"{path}:{line}: broken frame of {atoms} atoms: {error}") from None
             line += atoms + 1
 
 
@@ -113,9 +111,9 @@ def _take(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
 def _numbers(column: np.ndarray) -> np.ndarray:
     table = {
         text: int(text) if text.isdigit() else atomic_number(text, "element column")
-        for text in np.unique(column)
+        for text in np.unique(column).tolist()
     }
-    return np.array([table[text] for text in column], dtype=int)
+    return np.array([table[text] for text in column.tolist()], dtype=int)
 
 
 def _flags(text: str) -> np.ndarray:
