@@ -154,6 +154,8 @@ class Potential(nn.Module):
         b, b_dot = operator.tangent(
             self.coefficients, d_forces.to(dtype), strain.to(dtype), batch.pairs, self.basis
         )
+        if not b.requires_grad:  # the descriptor is frozen
+            b.requires_grad_()
         energies = readout(b)
         (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
         shifts = readout.shifts[batch.species.long()]

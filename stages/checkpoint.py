@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages.loss import Sums
 
@@ -58,13 +59,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     sums = {task: vars(one) for task, one in checkpoint.position.sums.items()}
     content = vars(checkpoint) | {"format": FORMAT, "position": position | {"sums": sums}}
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
@@ -89,12 +86,3 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     position = content.pop("position")
     sums = {task: Sums(**one) for task, one in position.pop("sums").items()}
     return Checkpoint(position=Position(**position, sums=sums), **content)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

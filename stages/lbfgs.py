@@ -47,7 +47,7 @@ class LBFGS:
         if found is None:
             self.converged = True
             self._set(origin)
-            return objective.gradient()
+            return objective.value()
         new = self._get()
         self._remember(new - origin, found.gradient - self.here.gradient)
         self.here = found

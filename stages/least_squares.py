@@ -47,7 +47,7 @@ class LeastSquares:
                 head.last.weight.copy_(solution[None, : len(weights)])
                 if self.shifts:
                     head.shifts += solution[len(weights) :]
-        return objective.gradient()
+        return objective.value()
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -60,6 +60,10 @@ class Objective:
     def gradient(self) -> Evaluation:
         """Evaluate the loss; afterwards every parameter's ``.grad`` holds its gradient."""
         self.potential.zero_grad(set_to_none=True)
+        return self.value(with_gradient=True)
+
+    def value(self, with_gradient: bool = False) -> Evaluation:
+        """Evaluate the loss, and on request add its gradient to every parameter's ``.grad``."""
         normalisers = self.normalisers()
         value, sums = 0.0, {}
         for draw, batch in self.batches():
@@ -69,9 +73,10 @@ class Objective:
             share = self.shares[draw.task]
             part = Sums.of(errors, task)
             value += share * float(weighted_loss(part.minimised, normaliser, task.coefficients))
-            slopes = [share * slope for slope in cotangents(errors, task, normaliser)]
-            self.potential.backward(batch, draw.task, *slopes)
             add(sums, draw.task, part)
+            if with_gradient:
+                slopes = [share * slope for slope in cotangents(errors, task, normaliser)]
+                self.potential.backward(batch, draw.task, *slopes)
         return Evaluation(value, sums)
 
     def not_finite(self) -> NotFinite:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from mtp.data import write
 from mtp.geometry import Geometry
 from mtp.potential import Potential, PotentialSpec
 from mtp.structure import Structure
-from stages.plan import Coefficients, Schedule, Stage, TaskStage
+from stages.plan import (
+    Coefficients,
+    DataFile,
+    DataPlan,
+    ModelPlan,
+    Plan,
+    RunPlan,
+    Schedule,
+    Stage,
+    TaskStage,
+)
 from stages.tasks import TaskData
 
 SPECIES = (13, 29)
@@ -90,3 +102,30 @@ def stage(loss: TaskStage | dict[str, TaskStage] | None = None, **changes) -> St
         }
         | changes
     )
+
+
+def tiny_plan(folder: Path, *, seed: int = 0, **changes) -> Plan:
+    """A run of a second through every optimiser, with calibration; writes its data to `folder`."""
+    data = folder / "data.xyz"
+    if not data.exists():
+        write(data, structures(np.random.default_rng(3), 14))
+    stages = (
+        stage(name="stage1", epochs=3, ema=0.9, gradient_clip=100.0),
+        stage(name="stage2", epochs=2, optimizer="lbfgs"),
+        stage(name="stage3", epochs=1, optimizer="lstsq", trainable=("readout", "shifts")),
+        stage(
+            task(coefficients=None),
+            name="calibration",
+            epochs=3,
+            schedule=Schedule("linear_warmup", 1),
+        ),
+    )
+    plan = Plan(
+        model=ModelPlan(
+            rc=4.0, levmax=4, n_q=3, moment_init_cost=2, moment_mu_cost=4, moment_nu_cost=1
+        ),
+        data={"default": DataPlan(files=(DataFile(str(data)),), valid_fraction=0.2)},
+        stages=stages,
+        run=RunPlan(seed=seed, threads=1, batch_size=4),
+    )
+    return replace(plan, **changes)

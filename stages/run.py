@@ -1,0 +1,319 @@
+"""A whole run: the only place that builds objects, in the order in which data flow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtp.data import DataError, Dataset, fingerprint, prepare
+from mtp.errors import InvalidInput
+from mtp.geometry import Geometry
+from mtp.initialise import initialise
+from mtp.kernels.choose import kernel_name
+from mtp.model_file import load_model
+from mtp.potential import Potential, PotentialSpec
+from mtp.structure import Structure
+from stages.calibration import calibrated_stage
+from stages.checkpoint import Checkpoint, Position
+from stages.evaluate import check_elements, predict_structures
+from stages.interrupt import Interrupt, interruptible
+from stages.say import say, warn
+from stages.metrics import metrics, write_predictions
+from stages.objective import NotFinite
+from stages.plan import TERMS, Coefficients, Plan, Stage
+from stages.report import write_report
+from stages.run_folder import Keeper, RunFolder
+from stages.tasks import TaskData
+from stages.trainer import Setting, run_stage
+
+START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
+
+
+def train(
+    plan: Plan, output: str | Path, *, device: str = "auto", restart: bool = False
+) -> dict[str, Any]:
+    """Train what the plan says into a run directory; returns the content of metrics.json.
+
+    restart: go on where the run in ``output`` stopped; a finished run is left as it is.
+    Raises InvalidInput for a directory or data that do not fit, NotFinite when training diverges,
+    KeyboardInterrupt, after saving, when the user stops the run.
+    """
+    folder = RunFolder(Path(output))
+    saved = folder.open(plan, restart)
+    where = choose_device(device)
+    if plan.run.threads is not None:
+        torch.set_num_threads(plan.run.threads)
+    datasets = {task: read_data(plan, task) for task in plan.data}
+    identity = fingerprints(plan, datasets)
+    if saved is not None:
+        refuse_changes(saved, identity)
+        if saved.finished:
+            say(f"{folder.path}: this run is finished")
+            return json.loads(folder.metrics.read_text())
+    potential = build_potential(plan, datasets, where, saved)
+    data = build_geometry(plan, datasets, potential, where)
+    terms = switched_off(plan, data)
+    say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {torch.get_num_threads()} threads")
+    if saved is None:
+        begin(folder, plan, datasets)
+    with interruptible() as interrupt:
+        run_stages(folder, plan, terms, potential, data, identity, saved, interrupt)
+    return finish(folder, plan, datasets, where)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device asked for; "auto" is the GPU where there is one."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InvalidInput('--device cuda: no CUDA device is available; use "cpu" or "auto"')
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")
+
+
+def read_data(plan: Plan, task: str) -> Dataset:
+    """Structures of a task, split."""
+    try:
+        dataset = prepare(plan.data[task], seed=plan.run.seed, cutoff=plan.model.rc)
+    except DataError as error:
+        raise InvalidInput(str(error)) from error
+    for message in dataset.scan["warnings"]:
+        warn(message)
+    if plan.run.strict and dataset.scan["warnings"]:
+        raise InvalidInput(*dataset.scan["warnings"])
+    if len(dataset.train) < plan.run.batch_size:
+        say(f"batch_size {plan.run.batch_size}: the {len(dataset.train)} training frames are one batch")
+    return dataset
+
+
+def fingerprints(plan: Plan, datasets: dict[str, Dataset]) -> dict[str, str]:
+    """What the result depends on besides the plan, name → SHA-256."""
+    found = {}
+    for task, dataset in datasets.items():
+        for name in ("train", "valid", "test"):
+            frames = getattr(dataset, name)
+            for source in sorted({frame.source for frame in frames}):
+                mine = [frame for frame in frames if frame.source == source]
+                found[f"{source} ({name} frames of {task})"] = fingerprint(mine)
+    if plan.model.reload_model is not None:
+        path = Path(plan.model.reload_model)
+        if not path.is_file():
+            raise InvalidInput(f"reload_model: {path}: no such file")
+        found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def refuse_changes(saved: Checkpoint, identity: dict[str, str]) -> None:
+    """Raises InvalidInput naming every file that is not what it was when the run began."""
+    names = {**saved.identity, **identity}
+    changed = [name for name in names if saved.identity.get(name) != identity.get(name)]
+    if changed:
+        raise InvalidInput(
+            *(
+                f"{name}: changed since the run began; a restart needs the same data: put them "
+                "back, or start in a new directory"
+                for name in changed
+            )
+        )
+
+
+def build_potential(
+    plan: Plan, datasets: dict[str, Dataset], device: torch.device, saved: Checkpoint | None
+) -> Potential:
+    """The potential to train: from a file or from scratch, or as the checkpoint has it."""
+    if plan.model.reload_model is not None:
+        potential = _reloaded(plan, datasets)
+    else:
+        potential = Potential(_spec(plan, datasets))
+        if saved is None:
+            _start(plan, datasets, potential)
+    potential = potential.cast(getattr(torch, plan.run.dtype))
+    if saved is not None:
+        potential.load_state_dict(saved.model)
+    return potential.to(device)
+
+
+def _spec(plan: Plan, datasets: dict[str, Dataset]) -> PotentialSpec:
+    """Species and shortest distance come from the data, the rest from the plan."""
+    model = plan.model
+    found = [d.scan["min_dist"] for d in datasets.values() if d.scan["min_dist"] is not None]
+    if not found:
+        raise InvalidInput(
+            f"rc {model.rc} Å: no two atoms of the data are closer than this; make rc larger"
+        )
+    return PotentialSpec(
+        species=tuple(sorted({z for d in datasets.values() for z in d.species})),
+        cutoff=model.rc,
+        min_dist=min(found),
+        n_q=model.n_q,
+        levmax=model.levmax,
+        moment_init_cost=model.moment_init_cost,
+        moment_mu_cost=model.moment_mu_cost,
+        moment_nu_cost=model.moment_nu_cost,
+        hidden=tuple(model.nn_dim_list),
+        heads=tuple(plan.data),
+    )
+
+
+def _reloaded(plan: Plan, datasets: dict[str, Dataset]) -> Potential:
+    potential = load_model(plan.model.reload_model)
+    missing = [task for task in plan.data if task not in potential.spec.heads]
+    if missing:
+        raise InvalidInput(
+            f"reload_model: {plan.model.reload_model} has the heads "
+            f"{', '.join(potential.spec.heads)}, not {', '.join(missing)}"
+        )
+    for dataset in datasets.values():
+        check_elements(potential, [*dataset.train, *dataset.valid, *dataset.test])
+    return potential
+
+
+def _start(plan: Plan, datasets: dict[str, Dataset], potential: Potential) -> None:
+    """Random coefficients, scales from a sample of the training frames, shifts from the data."""
+    generator = torch.Generator().manual_seed(plan.run.seed)
+    spec = potential.spec
+    for task, dataset in datasets.items():
+        shifts = dict(zip(dataset.shifts.species, dataset.shifts.values, strict=True))
+        with torch.no_grad():
+            values = [shifts.get(number, 0.0) for number in spec.species]
+            potential.heads[task].shifts.copy_(torch.tensor(values, dtype=torch.float64))
+    frames = [frame for dataset in datasets.values() for frame in dataset.train]
+    sample = _sample(frames, generator)
+    initialise(potential, Geometry(sample, spec.species, spec.cutoff).batch(), generator)
+
+
+def _sample(frames: list[Structure], generator: torch.Generator) -> list[Structure]:
+    """Frames in random order until there are enough atoms."""
+    chosen, atoms = [], 0
+    for index in torch.randperm(len(frames), generator=generator).tolist():
+        if chosen and atoms + len(frames[index]) > START_ATOMS:
+            break
+        chosen.append(frames[index])
+        atoms += len(frames[index])
+    return chosen
+
+
+def build_geometry(
+    plan: Plan, datasets: dict[str, Dataset], potential: Potential, device: torch.device
+) -> dict[str, TaskData]:
+    """Pairs of all training and validation frames; the memory is shared out by atoms."""
+    sets = {(t, n): getattr(d, n) for t, d in datasets.items() for n in ("train", "valid")}
+    atoms = Counter({key: sum(map(len, frames)) for key, frames in sets.items()})
+    geometry = {
+        key: Geometry(
+            frames,
+            potential.spec.species,
+            potential.spec.cutoff,
+            potential.dtype,
+            device,
+            plan.run.memory * atoms[key] / atoms.total(),
+        )
+        for key, frames in sets.items()
+    }
+    return {task: TaskData.of(geometry[task, "train"], geometry[task, "valid"]) for task in datasets}
+
+
+def switched_off(plan: Plan, data: dict[str, TaskData]) -> Plan:
+    """The plan with coefficient 0 for every term that has no label, with one warning each.
+
+    Raises InvalidInput for a task without any label, for a stage left without a term, and with
+    ``strict`` for every term without labels.
+    """
+    absent = {t: [k for k, there in d.labelled.items() if not there] for t, d in data.items()}
+    lines = []
+    for task, terms in absent.items():
+        if len(terms) == len(TERMS):
+            raise InvalidInput(f"data of {task}: no frame has an energy, forces or a stress")
+        lines += [f"data of {task}: no training frame has {term}; the term is off" for term in terms]
+    if lines and plan.run.strict:
+        raise InvalidInput(*lines)
+    for line in lines:
+        warn(line)
+    return replace(plan, stages=tuple(_without(stage, absent) for stage in plan.stages))
+
+
+def _without(stage: Stage, absent: dict[str, list[str]]) -> Stage:
+    tasks = {}
+    for name, task in stage.tasks.items():
+        if task.coefficients is not None:
+            off = dict.fromkeys(absent[name], 0.0)
+            task = replace(task, coefficients=replace(task.coefficients, **off))
+            if task.coefficients == Coefficients(0.0, 0.0, 0.0):
+                raise InvalidInput(
+                    f"{stage.name}: its coefficients of the terms that have labels in the data of "
+                    f"{name} are all 0; make one positive"
+                )
+        tasks[name] = task
+    return replace(stage, tasks=tasks)
+
+
+def begin(folder: RunFolder, plan: Plan, datasets: dict[str, Dataset]) -> None:
+    """Make the directory with the plan and the scan of the data."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_json(folder.plan, plan.as_dict())
+    scans = {task: dataset.scan for task, dataset in datasets.items()}
+    folder.write_json(folder.scan, scans)
+
+
+def run_stages(
+    folder: RunFolder,
+    plan: Plan,
+    terms: Plan,
+    potential: Potential,
+    data: dict[str, TaskData],
+    identity: dict[str, str],
+    saved: Checkpoint | None,
+    interrupt: Interrupt,
+) -> None:
+    """All stages that are left. terms: the plan with the terms without labels switched off."""
+    provenance = {"plan": _header_plan(plan), "data": identity}
+    keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
+    setting = Setting(potential, data, plan.run.batch_size, plan.run.seed)
+    position = Position() if saved is None else saved.position
+    with closing(keeper.log):
+        for index in range(position.stage, len(plan.stages)):
+            stage = terms.stages[index]
+            if any(task.coefficients is None for task in stage.tasks.values()):
+                stage, table = calibrated_stage(terms, stage, keeper.log.rows())
+                folder.write_json(folder.calibration, table)
+            try:
+                run_stage(setting, stage, index, position, keeper)
+            except NotFinite:
+                keeper.write_models()
+                raise
+            keeper.stage_ends(index + 1)
+            position = Position(stage=index + 1, epoch=0)
+        interrupt.remove()
+
+
+def _header_plan(plan: Plan) -> dict[str, Any]:
+    """The plan as model files carry it: without what the result does not depend on."""
+    content = plan.as_dict()
+    del content["warnings"], content["run"]["memory"]
+    return content
+
+
+def finish(
+    folder: RunFolder, plan: Plan, datasets: dict[str, Dataset], device: torch.device
+) -> dict[str, Any]:
+    """Test the best model, write predictions, metrics and report, and mark the run as finished."""
+    best = load_model(folder.best).cast(getattr(torch, plan.run.dtype)).to(device)
+    predictions = {
+        task: {
+            name: predict_structures(best, frames, task)
+            for name in ("train", "valid", "test")
+            if (frames := getattr(dataset, name))
+        }
+        for task, dataset in datasets.items()
+    }
+    write_predictions(folder.predictions, predictions)
+    values = metrics(predictions)
+    folder.write_json(folder.metrics, values)
+    write_report(folder.path)
+    folder.mark_finished()
+    return values
