@@ -334,7 +334,7 @@ class StageOptions(Section):
     )
     energy_weighting: list[Weighting | None] | None = key(
         None,
-        "What the energy error of a structure with N atoms is divided by before it is squared (mse) "
+        "What the energy error of a structure of N atoms is divided by before it is squared (mse) "
         "or made absolute (l1): N (`per_atom_squared`), √N (`per_atom`) or 1 (`total`). The "
         "calibration stage uses per_atom_squared.",
         example=["per_atom", None],

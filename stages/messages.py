@@ -79,12 +79,13 @@ def _model_line(model: ModelPlan) -> str:
 
     costs = (model.moment_init_cost, model.moment_mu_cost, model.moment_nu_cost)
     basis = moment_table(MomentSpec(model.levmax, *costs))
+    size = f"radial functions {basis.n_radial} × {model.n_q} polynomials"
     widths = " × ".join(map(str, model.nn_dim_list))
     readout = f"neural network readout {widths}" if widths else "linear readout"
     return (
         f"model: rc {model.rc:g} Å, level {model.levmax}, costs {'/'.join(map(str, costs))} "
-        f"(init/μ/ν), {readout}; invariants {len(basis.scalars)}, radial "
-        f"functions {basis.n_radial} of {model.n_q} polynomials, moment components {len(basis.basic)}"
+        f"(init/μ/ν), {readout}; invariants {len(basis.scalars)}, moment "
+        f"components {len(basis.basic)}, {size}"
     )
 
 

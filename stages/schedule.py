@@ -22,6 +22,6 @@ def learning_rate(stage: Stage, epoch: int, step: int, steps_per_epoch: int) -> 
     warm = min(schedule.step_size * steps_per_epoch, total)
     done = (epoch - 1) * steps_per_epoch + step + 1
     if done <= warm:
-        return stage.lr * done / warm
+        return stage.lr * (done / warm)
     left = (total + 1 - done) / (total + 1 - warm)
     return stage.lr * (schedule.min_ratio + (1.0 - schedule.min_ratio) * left)
