@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 SET_COLOURS = {"train": "#8fb3d1", "valid": "#e08a00", "test": "#12355b"}
 """Light blue, orange, navy: they stay apart in grey print too."""
-MANY_POINTS = 4000
+MANY_POINTS = 10_000
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -89,7 +89,7 @@ def over_epochs(
             _log_axis(axes.yaxis)
         _shade(axes, bands)
         if mark is not None:
-            axes.axvline(mark, color=SET_COLOURS["test"], lw=1.0, ls=":", label="best epoch")
+            axes.axvline(mark, color=SET_COLOURS["test"], lw=1.0, ls=":")
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -125,16 +125,17 @@ def error_distribution(sets: dict[str, np.ndarray], quantity: str, unit: str, al
     """Cumulative share of each set's values whose absolute error is below x."""
     with rc_context(STYLE):
         figure, axes = _panel(3.6, 2.9)
-        low, high = np.inf, 0.0
+        middle, high = np.inf, 0.0
         for name, errors in sets.items():
             size = np.sort(np.abs(errors))
             share = np.arange(1, size.size + 1) / size.size
-            low, high = min(low, np.quantile(size, 0.02)), max(high, size[-1])
+            middle, high = min(middle, np.median(size)), max(high, size[-1])
             thin = _thin(size.size)
             axes.step(size[thin], share[thin], color=SET_COLOURS[name], label=name, where="post")
         if high > 0:
+            # Errors that are zero by symmetry would stretch the axis over many empty decades.
+            axes.set_xlim(max(0.01 * middle, 1e-6 * high), 1.15 * high)
             _log_axis(axes.xaxis)
-            axes.set_xlim(max(low, 1e-5 * high), 1.15 * high)
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_xlabel(f"|error of {quantity}| ({unit})")
@@ -179,8 +180,8 @@ def _shade(axes: Axes, bands: Sequence[Band]) -> None:
 
 def _points(axes: Axes, x, y, limits: tuple[float, float], colour: str, order: int) -> None:
     if x.size <= MANY_POINTS:
-        size = 14 if x.size < 400 else 5
-        axes.scatter(x, y, s=size, color=colour, alpha=0.75, lw=0, zorder=order, rasterized=True)
+        area = float(np.clip(14 * (300 / max(x.size, 1)) ** 0.6, 2.5, 14))
+        axes.scatter(x, y, s=area, color=colour, alpha=0.7, lw=0, zorder=order, rasterized=True)
         return
     shades = LinearSegmentedColormap.from_list("density", [_towards_white(colour, 0.55), colour])
     axes.hexbin(

@@ -97,9 +97,9 @@ def _check(first: Share, target: dict[str, float]) -> list[str]:
         return []
     largest, smallest = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
     return [
-        f"In the first epoch of calibration {largest} weighed {worst:.1f} times as much against "
-        f"its target as {smallest} (at most {LIMIT} is meant): errors moved fast there. A smaller "
-        "calibration_lr or a longer stage before keeps them together."
+        f"In the first epoch of calibration {largest} had {worst:.1f} times the share of "
+        f"{smallest}, relative to their targets (up to {LIMIT} is normal): the errors moved fast. "
+        "A smaller calibration_lr or more epochs before it keep the shares together."
     ]
 
 

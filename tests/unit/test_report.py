@@ -213,7 +213,7 @@ def test_calibration_before_and_after(tmp_path, rng):
     bars = re.findall(r'aria-label="(energy [^"]*)"', page)
     assert len(bars) == 4
     assert bars[1] == "energy 33.3 %, forces 33.3 %, stress 33.3 %"  # what calibration is for
-    assert "weighed" not in page
+    assert "is normal" not in page
 
 
 def test_calibration_that_misses_its_target_is_told(tmp_path, rng):
@@ -223,7 +223,7 @@ def test_calibration_that_misses_its_target_is_told(tmp_path, rng):
     first["train"]["default"]["energy_mse"] *= 4
     lines[25] = json.dumps(first)
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    assert "In the first epoch of calibration energy weighed" in page_of(tmp_path)
+    assert "In the first epoch of calibration energy had" in page_of(tmp_path)
 
 
 def test_two_heads_without_calibration(tmp_path, rng):
