@@ -22,8 +22,8 @@ class Position:
     """Where a run stands.
 
     stage: index into the plan's stages; their number when all are done.  epoch: the last complete
-    epoch of it; −1 before the evaluation that precedes the first step.  step: steps done of the epoch
-    after that, with ``sums``, their loss sums (task → Sums), and ``seconds``, the time they took.
+    epoch of it; −1 before the evaluation that precedes the first step.  step: steps done of the
+    epoch after that, with ``sums``, their loss sums (task → Sums), and ``seconds``, their time.
     optimiser, average: states of the stage's optimiser and moving average; None at its start.
     """
 

@@ -1,8 +1,8 @@
 """The exact ridge solve of the weights that energies, forces and stresses are linear in.
 
-For a linear readout these are all its weights, for a neural network those of its last layer; species
-shifts join in when the stage moves them. Everything else stays fixed. Normal equations are summed
-over blocks of frames in float64.
+For a linear readout these are all its weights, for a neural network those of its last layer;
+species shifts join in when the stage moves them. Everything else stays fixed. Normal equations are
+summed over blocks of frames in float64.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class LeastSquares:
 def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Tensor, Tensor]:
     """Half the second and first derivatives of a task's loss by its linear weights.
 
-    Returns (n, n) and (n,) in float64, taken where the parameters stand; n counts the linear weights
-    and, with ``shifts``, one shift per species after them.
+    Returns (n, n) and (n,) in float64, taken where the parameters stand; n counts the linear
+    weights and, with ``shifts``, one shift per species after them.
     """
     matrix = slope = None
     normaliser = objective.normalisers()[task]
@@ -107,9 +107,7 @@ def _with_shifts(columns: tuple, batch: Any, species: int) -> tuple[Tensor, Tens
     """Append one column per species: atoms of it in the energy, nothing in forces and stress."""
     energy, forces, stress = (block.double() for block in columns)
     counts = energy.new_zeros(len(energy), species)
-    counts.index_put_(
-        (batch.structure, batch.species.long()), counts.new_ones(()), accumulate=True
-    )
+    counts.index_put_((batch.structure, batch.species.long()), counts.new_ones(()), accumulate=True)
     return (
         torch.cat([energy, counts], -1),
         torch.cat([forces, forces.new_zeros(*forces.shape[:-1], species)], -1),

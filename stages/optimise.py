@@ -1,7 +1,7 @@
 """Optimisers behind one signature: Adam, L-BFGS and the exact least-squares solve.
 
-An optimiser has ``full_batch`` (does a step see all frames or one minibatch), ``step(objective, lr)``
-which moves the parameters and returns the loss and sums to log, and ``state_dict`` and
+An optimiser has ``full_batch`` (does a step see all frames or one minibatch), ``step(objective,
+lr)``, which moves the parameters and returns the loss and sums to log, and ``state_dict`` and
 ``load_state_dict``, which together with the parameters continue it bit by bit.
 """
 
@@ -34,7 +34,7 @@ class Optimiser(Protocol):
 
 
 class Adam:
-    """Adam with decoupled weight decay (never of the species shifts) and clipping of the gradient."""
+    """Adam with decoupled weight decay, never of the species shifts, and gradient clipping."""
 
     full_batch = False
 

@@ -1,4 +1,4 @@
-"""The loop of one stage, and nothing else: it reads no file, builds no model, knows no stage by name."""
+"""The loop of one stage and nothing else: it reads no file and knows no stage by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss terms against hand-made numbers; cotangents against autograd; absent labels count nothing."""
+"""Loss terms against numbers made by hand, cotangents against autograd, absent labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from tests.training import geometry, potential, structures, task, unlabelled
 
 from stages.loss import Errors, Sums, cotangents, label_counts, weighted_loss
 from stages.plan import Coefficients
+from tests.training import geometry, potential, structures, task, unlabelled
 
 
 def partly_labelled(rng):

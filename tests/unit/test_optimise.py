@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from tests.training import potential, stage, structures, task, task_data
 
 from stages.least_squares import ridge_solve
 from stages.objective import Evaluation, NotFinite, Objective
 from stages.optimise import OPTIMISERS, Average
 from stages.plan import Coefficients
 from stages.tasks import Draw
+from tests.training import potential, stage, structures, task, task_data
 
 
 @dataclass
@@ -61,7 +62,7 @@ def test_lbfgs_finds_the_minimum_of_rosenbrock():
     problem = Rosenbrock(start())
     optimiser = OPTIMISERS["lbfgs"]({"readout": [problem.x]}, stage())
     values = [optimiser.step(problem, 0.1).value for _ in range(60)]
-    assert all(b <= a for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(values))
     assert_close(problem.x.data, torch.ones(2).double(), rtol=0, atol=1e-8)
     assert problem.evaluations < 100
 
@@ -70,7 +71,7 @@ def test_lbfgs_never_goes_up_on_an_l1_loss():
     problem = Lasso(start())
     optimiser = OPTIMISERS["lbfgs"]({"readout": [problem.x]}, stage())
     values = [optimiser.step(problem, 0.1).value for _ in range(40)]
-    assert all(b <= a for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(values))
     assert values[-1] < 0.6 * values[0]
 
 
@@ -170,12 +171,11 @@ def test_full_batch_gradient_is_that_of_the_loss(rng):
 @pytest.mark.parametrize("hidden", [(), (4,)])
 @pytest.mark.parametrize("weighting", ["per_atom_squared", "total"])
 def test_least_squares_ends_where_the_gradient_vanishes(rng, hidden, weighting):
-    settings = stage(
-        task(energy_weighting=weighting), trainable=("readout", "shifts"), ridge=1e-15
-    )
+    settings = stage(task(energy_weighting=weighting), trainable=("readout", "shifts"), ridge=1e-15)
     model = potential(hidden)
     one = objective(rng, settings, model)
-    optimiser = OPTIMISERS["lstsq"]({name: model.groups()[name] for name in settings.trainable}, settings)
+    groups = {name: model.groups()[name] for name in settings.trainable}
+    optimiser = OPTIMISERS["lstsq"](groups, settings)
     before = one.gradient().value
     after = optimiser.step(one, 0.0).value
     assert after < before
