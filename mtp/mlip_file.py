@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 VERSION = "1.1.0"
 BASIS = "RBChebyshev"
 TAG = "atomic_numbers"
+NAME = "mtp-train"
 REQUIRED = (
     "species_count",
     "min_dist",
@@ -56,6 +57,7 @@ class MlipPotential:
     n_moments: int
     shifts: np.ndarray  # (species,) eV
     moment_coeffs: np.ndarray  # (n_scalars,)
+    level: tuple[int, int, int, int] | None  # levmax, init, mu, nu costs; None in foreign files
 
 
 def write_mtp(path: str | Path, potential: Potential, head: str | None = None) -> None:
@@ -70,6 +72,11 @@ def write_mtp(path: str | Path, potential: Potential, head: str | None = None) -
         "extrapolate the polynomials; what mtp-train does there is not part of the format",
         stacklevel=2,
     )
+    write_lines(path, numbers)
+
+
+def write_lines(path: str | Path, numbers: MlipPotential) -> None:
+    """Write the numbers as they are."""
     Path(path).write_text("\n".join(_lines(numbers)) + "\n", encoding="utf-8")
 
 
@@ -98,6 +105,12 @@ def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential
         n_moments=table.n_moments,
         shifts=_array(readout.shifts)[order],
         moment_coeffs=_array(weights),
+        level=(
+            spec.levmax,
+            spec.moment_init_cost,
+            spec.moment_mu_cost,
+            spec.moment_nu_cost,
+        ),
     )
 
 
@@ -109,7 +122,8 @@ def _lines(p: MlipPotential) -> Iterator[str]:
     """The file line by line; readers rely on the order and on the tabs."""
     yield "MTP"
     yield f"version = {VERSION}"
-    yield "potential_name = mtp-train"
+    name = NAME if p.level is None else "-".join(map(str, (NAME, *p.level)))
+    yield f"potential_name = {name}"  # one word: some readers take no more
     yield f"scaling = {_real(p.scaling)}"
     yield f"species_count = {len(p.shifts)}"
     tag = "" if p.species is None else " ".join(map(str, (TAG, *p.species)))
@@ -154,13 +168,13 @@ def read_mtp(path: str | Path) -> MlipPotential:
         text = Path(path).read_bytes().split(b"#", 1)[0].decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read as .mtp: {error}") from error
-    values, radial = _parse(text)
+    values, labels, radial = _parse(text)
     _check(path, text, values)
     count = int(values["species_count"])
     n_radial, size = int(values["radial_funcs_count"]), int(values["radial_basis_size"])
     try:
         return MlipPotential(
-            species=_species(values.get("potential_tag", ""), count),
+            species=_species(values.get("potential_tag", ""), labels, count),
             min_dist=float(values["min_dist"]),
             max_dist=float(values["max_dist"]),
             scaling=float(values.get("scaling", 1.0)),
@@ -171,14 +185,16 @@ def read_mtp(path: str | Path) -> MlipPotential:
             n_moments=int(values["alpha_moments_count"]),
             shifts=_reals(values["species_coeffs"]),
             moment_coeffs=_reals(values["moment_coeffs"]),
+            level=_level(values.get("potential_name", "")),
         )
     except ValueError as error:
         raise InvalidInput(f"{path}: damaged .mtp file: {error}") from error
 
 
-def _parse(text: str) -> tuple[dict[str, str], list[str]]:
-    """All `key = value` lines, and the rows of the radial coefficients in their order."""
+def _parse(text: str) -> tuple[dict[str, str], list[str], list[str]]:
+    """All `key = value` lines; labels and rows of the radial coefficients in their order."""
     values: dict[str, str] = {}
+    labels: list[str] = []
     radial: list[str] = []
     for line in map(str.strip, text.splitlines()):
         key, equals, value = line.partition("=")
@@ -186,7 +202,9 @@ def _parse(text: str) -> tuple[dict[str, str], list[str]]:
             values[key.strip()] = value.strip()
         elif line.startswith("{"):
             radial.append(line)
-    return values, radial
+        elif re.fullmatch(r"\d+-\d+", line):
+            labels.append(line)
+    return values, labels, radial
 
 
 def _check(path: str | Path, text: str, values: dict[str, str]) -> None:
@@ -204,12 +222,19 @@ def _check(path: str | Path, text: str, values: dict[str, str]) -> None:
         raise InvalidInput(f"{path}: an untrained or damaged .mtp: {', '.join(missing)} missing")
 
 
-def _species(tag: str, count: int) -> tuple[int, ...] | None:
-    """Atomic numbers as our own files keep them in potential_tag."""
+def _species(tag: str, labels: list[str], count: int) -> tuple[int, ...] | None:
+    """Atomic numbers: from potential_tag, where our own files keep them, or from the labels."""
     words = tag.split()
     if len(words) == count + 1 and words[0] == TAG:
         return tuple(map(int, words[1:]))
-    return None
+    labelled = tuple(int(label.split("-")[1]) for label in labels[:count])
+    return labelled if labelled != tuple(range(count)) else None
+
+
+def _level(name: str) -> tuple[int, int, int, int] | None:
+    """Level and costs, which our own files keep in potential_name."""
+    match = re.fullmatch(NAME + r"-(\d+)-(\d+)-(\d+)-(\d+)", name)
+    return None if match is None else tuple(map(int, match.groups()))
 
 
 def _reals(text: str) -> np.ndarray:
