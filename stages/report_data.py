@@ -47,7 +47,8 @@ def _facts(scan: dict[str, Any]) -> list[tuple[str, str]]:
         )
     shifts = scan.get("shifts")
     if shifts:
-        values = ", ".join(f"{symbol} {e0:.4f}".replace("-", "−") for symbol, e0 in shifts["values"].items())
+        named = (f"{symbol} {e0:.4f}" for symbol, e0 in shifts["values"].items())
+        values = ", ".join(named).replace("-", "−")
         rest = "" if shifts["rms"] is None else f"; rms of what they leave {_milli(shifts['rms'])}"
         facts.append(("species shifts e0", f"{values} eV ({shifts['mode']}{rest})"))
     return facts
