@@ -86,14 +86,7 @@ def prepare(
         species = sorted({int(z) for item in raw.structures for z in np.unique(item.numbers)})
     species = tuple(species)
     check_elements([*raw.structures, *test], species)
-    by_e0 = options.max_energy_reference == "e0"
-    selection = select(
-        structures,
-        max_energy=options.max_energy,
-        max_forces=options.max_forces,
-        shifts=fit_shifts(raw.structures, species, options.e0) if by_e0 else None,
-        drop_duplicates=options.drop_duplicates,
-    )
+    selection = _selection(options, structures, raw.structures, species)
     train, valid = split(selection.structures, options.valid_fraction, seed)
     shifts = fit_shifts(selection.structures, species, options.e0)
     scan = report(structures, selection, cutoff)
@@ -104,6 +97,27 @@ def prepare(
     warnings += _unknown_config_types(options.config_type_weights, structures)
     _complete(scan, {"train": train, "valid": valid, "test": test}, shifts, warnings)
     return Dataset(train, valid, test, species, shifts, scan)
+
+
+def _selection(
+    options: DataOptions,
+    structures: list[Structure],
+    finite: list[Structure],
+    species: tuple[int, ...],
+) -> Selection:
+    """The frames that pass all filters; with energies above e0, e0 is fitted to those that pass."""
+    limits = {
+        "max_energy": options.max_energy,
+        "max_forces": options.max_forces,
+        "drop_duplicates": options.drop_duplicates,
+    }
+    if options.max_energy_reference != "e0":
+        return select(structures, **limits)
+    while True:  # bad frames pull a fit upwards; each round leaves out more of them or is the last
+        selection = select(structures, shifts=fit_shifts(finite, species, options.e0), **limits)
+        if len(selection.structures) >= len(finite):
+            return selection
+        finite = selection.structures
 
 
 def _complete(
@@ -168,7 +182,7 @@ def load(
             raise DataError(f"{file.path}: there is no structure in it")
     if not test:
         seen.check(keys, ", ".join(file.path for file in files))
-    return structures, [f"{text} ({count} frames)" for text, count in seen.remarks.items()]
+    return structures, seen.warnings()
 
 
 def split(

@@ -26,6 +26,7 @@ USUAL = {
         "virial", "virials", "REF_virial", "REF_virials", "ref_virial", "dft_virial", "DFT_virial",
     ),
 }  # fmt: skip
+METHOD = ("model_version", "calc_mode")  # how LightPFP's files name the method of the labels
 NEVER_AMBIGUOUS = {"free_energy"}  # stands beside "energy" with a meaning of its own
 
 
@@ -52,10 +53,18 @@ class LabelKeys:
 
 @dataclass
 class Seen:
-    """What the reader met: all names, and remarks that become warnings."""
+    """What the reader met: all names, remarks with the number of frames, and methods."""
 
     names: set[str] = field(default_factory=set)
     remarks: Counter[str] = field(default_factory=Counter)
+    methods: set[str] = field(default_factory=set)
+
+    def warnings(self) -> list[str]:
+        """One line per remark."""
+        lines = [f"{remark} ({count} frames)" for remark, count in self.remarks.items()]
+        if len(self.methods) > 1:
+            lines.append(f"labels come from several methods: {', '.join(sorted(self.methods))}")
+        return lines
 
     def check(self, keys: LabelKeys, where: str) -> None:
         """DataError when a key the user gave is in no frame."""
@@ -71,6 +80,8 @@ def structure(frame: Frame, keys: LabelKeys, source: str, index: int, seen: Seen
     """The frame with its labels. DataError for labels of the wrong shape and for useless cells."""
     where = f"{source}#{index}"
     seen.names |= frame.keys
+    method = [str(frame.info[name]) for name in METHOD if name in frame.info]
+    seen.methods |= {" ".join(method)} if method else set()
     _check_geometry(frame, where)
     energy = _label("energy", frame.info, keys.energy, seen, source)
     forces = _label("forces", frame.arrays, keys.forces, seen, source)

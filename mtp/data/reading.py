@@ -61,8 +61,8 @@ def read(
     if not kept and not bad:
         raise DataError(f"{path}: there is no structure in it")
     seen.check(keys, str(path))
-    for remark, count in seen.remarks.items():
-        warnings.warn(f"{remark} ({count} frames)", stacklevel=2)
+    for line in seen.warnings():
+        warnings.warn(line, stacklevel=2)
     if bad:
         where = ", ".join(item.where for item in bad[:5]) + (", …" if len(bad) > 5 else "")
         warnings.warn(f"left out {len(bad)} frames with NaN or infinity: {where}", stacklevel=2)

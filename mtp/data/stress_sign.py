@@ -26,7 +26,7 @@ from mtp.structure import Structure
 STRAIN = 0.06  # largest component of the strain between near pairs
 MOVE = 0.08  # Å, largest movement of an atom beyond the strain
 GROUP = 40  # frames of one group that are compared with each other
-PAIRS = 3000  # near pairs that are plenty
+TRIES = 20000  # pairs looked at
 ENOUGH = 5  # pieces of evidence below which nothing is said
 CLEAR = {"pairs": 0.7, "volumes": 0.85}  # correlation that shows a wrong sign
 CLEAR_UNIT = 0.9  # correlation that shows a wrong unit
@@ -47,7 +47,7 @@ class Evidence:
 def check_stress(structures: Sequence[Structure]) -> list[str]:
     """A warning in words when the evidence against the sign or unit is clear, else nothing."""
     usable = [item for item in structures if item.energy is not None and item.stress is not None]
-    pairs = evidence_of(list(islice(near_pairs(usable), PAIRS)))
+    pairs = evidence_of(list(near_pairs(usable)))
     volumes = evidence_of(list(volume_slopes(usable)))
     for kind, words, evidence in (
         ("pairs", "pairs of slightly strained frames", pairs),
@@ -87,32 +87,39 @@ def evidence_of(points: Sequence[tuple[float, float]]) -> Evidence | None:
 
 def near_pairs(structures: Sequence[Structure]) -> Iterator[tuple[float, float]]:
     """(work of the stress, energy difference less work of the forces) in eV/atom of near pairs."""
+    for a, b in islice(_candidates(structures), TRIES):
+        point = _work(a, b)
+        if point is not None:
+            yield point
+
+
+def _candidates(structures: Sequence[Structure]) -> Iterator[tuple[Structure, Structure]]:
+    """Pairs of the same atoms whose cells differ by a small strain."""
     groups: dict[tuple[str, bytes], list[Structure]] = defaultdict(list)
     for item in structures:
         groups[item.source, item.numbers.tobytes()].append(item)
     for items in groups.values():
+        # spread over the group for different cells, and from its start for neighbours in time
         step = -(-len(items) // GROUP)
-        for part in (items[::step], *([items[:GROUP]] if step > 1 else [])):
-            yield from _group_pairs(part)
+        yield from _similar_cells(items[::step])
+        if step > 1:
+            yield from _similar_cells(items[:GROUP])
 
 
-def _group_pairs(items: list[Structure]) -> Iterator[tuple[float, float]]:
+def _similar_cells(items: list[Structure]) -> Iterator[tuple[Structure, Structure]]:
     cells = np.array([item.cell for item in items])
     inverse = np.linalg.inv(cells)
-    for a in range(len(items)):
-        gradient = inverse[a] @ cells[a + 1 :]  # (others, 3, 3): cell_b = cell_a · gradient
-        size = np.abs(gradient - np.eye(3)).max(axis=(1, 2), initial=0.0)
-        for b in np.flatnonzero((size > 1e-5) & (size < STRAIN)) + a + 1:
-            point = _work(items[a], items[b], inverse[a], inverse[b], gradient[b - a - 1])
-            if point is not None:
-                yield point
+    for a in range(len(items) - 1):
+        change = np.abs(inverse[a] @ cells[a + 1 :] - np.eye(3)).max(axis=(1, 2))
+        for b in np.flatnonzero((change > 1e-5) & (change < STRAIN)):
+            yield items[a], items[a + 1 + b]
 
 
-def _work(
-    a: Structure, b: Structure, inverse_a: np.ndarray, inverse_b: np.ndarray, gradient: np.ndarray
-) -> tuple[float, float] | None:
+def _work(a: Structure, b: Structure) -> tuple[float, float] | None:
     """The two sides for a pair, or None when atoms moved too far."""
-    shift = b.positions @ inverse_b - a.positions @ inverse_a  # fractional
+    inverse = np.linalg.inv(a.cell)
+    gradient = inverse @ b.cell  # cell_b = cell_a · gradient
+    shift = b.positions @ np.linalg.inv(b.cell) - a.positions @ inverse  # fractional
     shift -= np.round(shift)
     shift -= shift.mean(axis=0)
     moved = shift @ (0.5 * (a.cell + b.cell))

@@ -242,7 +242,7 @@ def test_deepmd_needs_elements_and_shapes(tmp_path, rng) -> None:
     folder = tmp_path / "system"
     write(folder, [crystal(rng), crystal(rng)])
     (folder / "type_map.raw").unlink()
-    with pytest.raises(DataError, match="add type_map.raw"):
+    with pytest.raises(DataError, match=r"add type_map\.raw"):
         read(folder)
     assert read(folder, type_map=["Si", "Ge"])[0].numbers.tolist() == [14, 32, 14]
     np.save(folder / "set.000" / "energy.npy", np.zeros(3))
@@ -250,6 +250,22 @@ def test_deepmd_needs_elements_and_shapes(tmp_path, rng) -> None:
         read(folder, type_map=["Si", "Ge"])
     with pytest.raises(DataError, match=r"has no type\.raw"):
         read(folder / "set.000")
+
+
+def test_mixed_methods_of_a_teacher_are_noticed(tmp_path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i, mode in enumerate(["CRYSTAL", "CRYSTAL", "MOLECULE"]):
+            group = file.create_group(f"{i:06d}")
+            group["numbers"], group["positions"] = [14], np.zeros((1, 3))
+            group["model_version"], group["calc_mode"] = "v5", mode
+    with pytest.warns(UserWarning, match="several methods: v5 CRYSTAL, v5 MOLECULE"):
+        read(tmp_path / "a.h5")
+
+
+def test_a_deepmd_folder_is_not_written_twice(tmp_path, rng) -> None:
+    write(tmp_path / "folder", [crystal(rng)])
+    with pytest.raises(DataError, match="is not empty"):
+        write(tmp_path / "folder", [crystal(rng, stress=None)])
 
 
 def test_paths_that_do_not_work(tmp_path, rng) -> None:

@@ -87,6 +87,8 @@ def write(path: Path, structures: Iterable[Structure]) -> None:
 
     A single system is written into ``path`` itself, several into ``path/0000``, ``path/0001``, …
     """
+    if path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path} is not empty; old labels would mix with new ones, name another")
     systems: dict[tuple, list[Structure]] = defaultdict(list)
     species = set()
     for item in structures:
