@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
         except InvalidInput as error:
             return _say(INVALID, *error.lines)
         except KeyboardInterrupt:
-            return _say(INTERRUPTED, "interrupted; mtp-train goes on with --restart")
+            return _say(INTERRUPTED, options.interrupted)
         except BrokenPipeError:  # the reader of our output went away
             sys.stdout = None
             return FAILED
@@ -66,12 +66,13 @@ def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, interrupted="interrupted")
     return parser
 
 
 def _add_train(commands: Any) -> None:
     parser = _command(commands, "train", _train, "Train a potential as a control file says.")
+    parser.set_defaults(interrupted="interrupted; the same command with --restart goes on")
     parser.add_argument("control", nargs="?", type=Path, metavar="CONTROL", help="JSON or YAML")
     for name, what in (("data", "train"), ("test", "test")):
         parser.add_argument(

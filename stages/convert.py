@@ -1,4 +1,4 @@
-"""Conversion by suffix: a model to .mtp, or data to another format."""
+"""Conversion by suffix: models between our files and .mtp, data between formats."""
 
 from __future__ import annotations
 
@@ -6,41 +6,46 @@ from pathlib import Path
 
 from mtp.errors import InvalidInput
 
-MODEL, MLIP = ".safetensors", (".mtp", ".almtp")
+MODEL, MLIP = ".safetensors", ".mtp"
+NOT_DATA = (MODEL, MLIP, ".almtp")
 
 
 def convert(source: str | Path, target: str | Path) -> str:
     """Convert a file, by the suffixes of both; returns a sentence about what was written.
 
     ``.safetensors`` → ``.mtp``: a linear readout for MLIP-3 and programs that read its files.
+    ``.mtp`` → ``.safetensors``: the reverse.
     Data → data: every format that can be read and written (mtp/data).
     Raises InvalidInput for every other pair.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
         raise InvalidInput(f"{source}: no such file; correct the path")
-    if source.suffix == MODEL and target.suffix == ".mtp":
-        return _write_mtp(source, target)
-    if {source.suffix, target.suffix} & {MODEL, *MLIP}:
+    if (source.suffix, target.suffix) in ((MODEL, MLIP), (MLIP, MODEL)):
+        return _write_model(source, target)
+    if source.suffix in NOT_DATA or target.suffix in NOT_DATA:
         raise InvalidInput(
-            f"{source} → {target}: a model goes only from {MODEL} to .mtp; data go to a data format"
+            f"{source} → {target}: a model goes from {MODEL} to {MLIP} or back, data to a data "
+            "format; change a suffix"
         )
     return _write_data(source, target)
 
 
-def _write_mtp(source: Path, target: Path) -> str:
+def _write_model(source: Path, target: Path) -> str:
     from ase.data import chemical_symbols
 
     from mtp.mlip_file import write_mtp
-    from mtp.model_file import load_model
+    from mtp.mlip_import import load_mtp
+    from mtp.model_file import load_model, save_model
 
-    potential = load_model(source)
-    write_mtp(target, potential)
-    types = ", ".join(
-        f"{i} = {chemical_symbols[number]}"
-        for i, number in enumerate(sorted(potential.spec.species))
-    )
-    return f"{target}: species {types}"
+    if target.suffix == MODEL:
+        potential = load_mtp(source)
+        save_model(target, potential)
+    else:
+        potential = load_model(source)
+        write_mtp(target, potential)
+    species = enumerate(sorted(potential.spec.species))
+    return f"{target}: species {', '.join(f'{i} = {chemical_symbols[z]}' for i, z in species)}"
 
 
 def _write_data(source: Path, target: Path) -> str:

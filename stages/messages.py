@@ -33,14 +33,14 @@ def describe_plan(plan: Plan) -> str:
         f"run: seed {run.seed}, {run.dtype}, batches of {run.batch_size} structures, "
         f"{run.memory:g} GiB for neighbour pairs"
     )
-    lines += ["", table(HEADINGS, [_stage_row(one, t) for one in plan.stages for t in one.tasks])]
+    lines += ["", table(HEADINGS, *(_stage_row(one, t) for one in plan.stages for t in one.tasks))]
     total = sum(one.epochs for one in plan.stages)
     return "\n".join([*lines, f"{total} epochs in {len(plan.stages)} stages"])
 
 
-def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Left-aligned columns under headings."""
-    cells = [list(headings), *(list(row) for row in rows)]
+def table(*rows: Iterable[str]) -> str:
+    """Rows of text in left-aligned columns."""
+    cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -49,25 +49,38 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def describe_model(content: dict[str, Any]) -> str:
-    """What is inside a model file, one indented line per value."""
-    return "\n".join(_tree(content, ""))
+    """What is inside a model file (mtp.model_file.describe), for the terminal."""
+    spec, basis = content["spec"], content["basis"]
+    widths = " × ".join(map(str, spec["hidden"]))
+    costs = "/".join(str(spec[f"moment_{name}_cost"]) for name in ("init", "mu", "nu"))
+    rows = [
+        ("elements", " ".join(content["elements"])),
+        ("basis", f"level {spec['levmax']}, costs {costs} (init/μ/ν), {_counts(basis)}"),
+        ("distances", f"{spec['min_dist']:.4g} to {spec['cutoff']:g} Å"),
+        ("readout", f"neural network {widths}" if widths else "linear"),
+        ("heads", ", ".join(spec["heads"])),
+        ("file", f"format {content['format']}, {content['program']} {content['version']}"),
+        *_provenance_rows(content["provenance"]),
+    ]
+    tensors = [
+        (name, entry["dtype"], " × ".join(map(str, entry["shape"])) or "scalar")
+        for name, entry in content["tensors"].items()
+    ]
+    return f"{table(*rows)}\n\n{table(('tensor', 'type', 'shape'), *tensors)}"
 
 
-def _tree(value: dict[str, Any], indent: str) -> Iterable[str]:
-    for name, inner in value.items():
-        if isinstance(inner, dict) and inner and any(isinstance(v, dict) for v in inner.values()):
-            yield f"{indent}{name}:"
-            yield from _tree(inner, indent + "  ")
-        else:
-            yield f"{indent}{name}: {_flat(inner)}"
+def _provenance_rows(provenance: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Where a model comes from, as far as its file says."""
+    if "stage" in provenance:
+        yield "from", f"{provenance['stage']}, epoch {provenance['epoch']}"
+    for stage in provenance.get("plan", {}).get("stages", ()):
+        yield stage["name"], f"{stage['epochs']} epochs, {stage['optimizer']}, lr {stage['lr']:g}"
+    for name, digest in provenance.get("data", {}).items():
+        yield "data", f"{digest[:12]} {name}"
 
 
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(_flat, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
 
 
 def _model_line(model: ModelPlan) -> str:

@@ -20,6 +20,7 @@ from mtp.model_file import load_model
 from mtp.potential import Potential
 from stages.calibration import calibrated_stage
 from stages.checkpoint import Checkpoint, Position
+from stages.environment import environment
 from stages.evaluate import predict_structures
 from stages.interrupt import Interrupt, interruptible
 from stages.metrics import metrics, write_predictions
@@ -60,6 +61,7 @@ def train(
     say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {torch.get_num_threads()} threads")
     if saved is None:
         begin(folder, plan, datasets)
+    folder.write_json(folder.environment, environment(str(where)))
     with interruptible() as interrupt:
         run_stages(folder, plan, terms, potential, data, identity, saved, interrupt)
     return finish(folder, plan, datasets, where)
@@ -217,7 +219,7 @@ def run_stages(
 def _header_plan(plan: Plan) -> dict[str, Any]:
     """The plan as model files carry it: without what the result does not depend on."""
     content = plan.as_dict()
-    del content["warnings"], content["run"]["memory"]
+    del content["warnings"], content["run"]["memory"], content["run"]["strict"]
     return content
 
 
