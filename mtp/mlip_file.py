@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def write_mtp(path: str | Path, potential: Potential, head: str | None = None) -
 
 def write_lines(path: str | Path, numbers: MlipPotential) -> None:
     """Write the numbers as they are."""
-    Path(path).write_text("\n".join(_lines(numbers)) + "\n", encoding="utf-8")
+    write_atomically(Path(path), ("\n".join(_lines(numbers)) + "\n").encode())
 
 
 def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential:
