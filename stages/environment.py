@@ -13,16 +13,18 @@ PACKAGES = ("torch", "numpy", "scipy", "ase", "vesin", "safetensors")
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Plain data: {"versions": {name: version}, "kernel", "device", "processor", "threads"}."""
+    """Plain data: {"versions": {name: version}, "kernel", "processor", "threads", …}."""
     import torch
 
     from mtp.kernels.choose import kernel_name
 
+    where = {"processor": f"{_processor()}, {os.cpu_count()} cores"}
+    if device.startswith("cuda"):
+        where["GPU"] = torch.cuda.get_device_name(device)
     return {
         "versions": versions(),
         "kernel": kernel_name(device),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        **where,
         "threads": torch.get_num_threads(),
     }
 

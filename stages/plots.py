@@ -81,10 +81,16 @@ def over_epochs(
     with rc_context(STYLE):
         figure, axes = _panel(5.4, 3.3)
         for curve in curves:
-            marker = "o" if len(x) <= 3 else None
-            style = "--" if curve.dashed else "-"
-            positive = np.where(curve.y > 0, curve.y, np.nan)
-            axes.plot(x, positive, style, color=curve.colour, label=curve.label, marker=marker)
+            marker = "o" if np.isfinite(curve.y).sum() <= 3 else None
+            axes.plot(
+                x,
+                np.where(curve.y > 0, curve.y, np.nan),
+                linestyle="--" if curve.dashed else "-",
+                color=curve.colour,
+                label=curve.label,
+                marker=marker,
+                markersize=3.5,
+            )
         if any((curve.y > 0).any() for curve in curves):
             _log_axis(axes.yaxis)
         _shade(axes, bands)
@@ -93,8 +99,8 @@ def over_epochs(
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if len(curves) > 1:
-            axes.legend(loc="upper right", ncols=2, handlelength=1.8, columnspacing=1.2)
+        if any(curve.label for curve in curves):
+            axes.legend(loc="best", ncols=2, handlelength=1.8, columnspacing=1.2)
         return _embed(figure, alt)
 
 

@@ -111,13 +111,17 @@ def _content(run: Run) -> dict[str, Any]:
         "facts": _facts(run),
         "plan": tables.plan_table(run.plan, run.history) if run.plan else None,
         "warnings": list((run.plan or {}).get("warnings", ())),
-        "learning_rate": figures.learning_rate(run.history) if run.history.rows else None,
+        "learning_rate": figures.learning_rate(run.history, _solved(run)),
         "heads": [_head(run, name) for name in run.heads],
         "several": len(run.heads) > 1,
         "provenance": _provenance(run),
         "sections": _sections(run),
-        "terms": TERMS,
     }
+
+
+def _solved(run: Run) -> list[str]:
+    """Stages that solve exactly and have no learning rate."""
+    return [s["name"] for s in (run.plan or {}).get("stages", ()) if s["optimizer"] == "lstsq"]
 
 
 def _head(run: Run, name: str) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
     numbers = measure({"": sets})[""]
     return {
         "sets": list(sets),
-        "headline_set": chosen,
+        "headline_set": {"valid": "validation"}.get(chosen, chosen),
         "cards": _cards(numbers[chosen]),
         "headline": tables.headline(numbers),
         "parity": figures.parity_plots(sets),

@@ -103,11 +103,16 @@ def _worst(scan: dict[str, Any]) -> Table | None:
     if not scan.get("worst"):
         return None
     rows = [
-        [row["frame"], row["config_type"] or None, row["max_force"], row["energy_per_atom"]]
+        [row["frame"], row["config_type"] or None, row["max_force"], _energy(row)]
         for row in scan["worst"]
     ]
     head = ["frame", "config_type", "largest force, eV/Å", "energy per atom, eV"]
     return Table.of(head, rows, text_columns=2)
+
+
+def _energy(row: dict[str, Any]) -> str | None:
+    value = row["energy_per_atom"]
+    return None if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

@@ -37,14 +37,18 @@ def learning_curves(history: History, head: str, best: int | None = None) -> lis
     return images
 
 
-def learning_rate(history: History) -> Image:
-    """Learning rate over the epochs."""
-    lr = np.array([row["lr"] or np.nan for row in history.rows], float)
-    if history.rows[0]["epoch"] == 0:
-        lr[0] = np.nan  # nothing was learned yet
-    curve = Curve("learning rate", lr, SET_COLOURS["test"])
+def learning_rate(history: History, solved: Sequence[str] = ()) -> Image | None:
+    """Learning rate over the epochs; stages named in `solved` have none."""
+    curves = []
+    for span in history.spans:
+        lr = np.full(len(history.rows), np.nan)
+        lr[span.start : span.end] = [row["lr"] for row in history.rows[span.start : span.end]]
+        if span.name not in solved:
+            curves.append(Curve("", lr, SET_COLOURS["test"]))
+    if not curves:
+        return None
     alt = "learning rate over the epochs of all stages"
-    return over_epochs([curve], _bands(history), history.epochs, "learning rate", alt)
+    return over_epochs(curves, _bands(history), history.epochs, "learning rate", alt)
 
 
 def _bands(history: History) -> list[Band]:

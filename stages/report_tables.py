@@ -214,8 +214,9 @@ def _after(history: History, head: str, part: str, term: str, before: int, after
     if not np.isfinite(old) or old == 0 or not np.isfinite(value):
         return _cell(value)
     ratio = value / old
-    change = f"{100 * (ratio - 1):+.0f} %" if ratio < 10 else f"×{ratio:.0f}"
-    tone = "good" if ratio < 0.995 else "bad" if ratio > 1.005 else ""
+    percent = round(100 * (ratio - 1))
+    change = f"×{ratio:.0f}" if ratio >= 10 else f"{percent:+d} %" if percent else "0 %"
+    tone = "good" if percent < -1 else "bad" if percent > 1 else ""
     return Cell(f"{three_digits(value)} ({change.replace('-', '−')})", tone=tone)
 
 

@@ -34,6 +34,7 @@ class RunFolder:
 
     plan = property(lambda self: self.path / "plan.json")
     scan = property(lambda self: self.path / "scan.json")
+    environment = property(lambda self: self.path / "environment.json")
     log = property(lambda self: self.path / "log.jsonl")
     checkpoint = property(lambda self: self.path / "checkpoint" / "state.pt")
     model = property(lambda self: self.path / "model.mtp.safetensors")

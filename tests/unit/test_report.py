@@ -12,6 +12,7 @@ import pytest
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
+from stages import plots
 from stages.calibration import calibrated_stage
 from stages.history import History
 from stages.metrics import Predictions, metrics, write_predictions
@@ -27,8 +28,22 @@ from stages.plan import (
     Stage,
     TaskStage,
 )
+from stages.plots import Image
 from stages.report import write_report
 from stages.report_data import short_names
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(request, monkeypatch):
+    """Figures cost most of a report's time; only tests that ask for them draw."""
+    if "figures" not in request.fixturenames:
+        image = Image("data:image/svg+xml;base64,", "")
+        monkeypatch.setattr(plots, "_embed", lambda figure, alt: image)
+
+
+@pytest.fixture
+def figures():
+    """Asks for real figures."""
 
 
 def make_plan(heads=("default",), calibration=True, nn=()) -> Plan:
@@ -150,7 +165,7 @@ def page_of(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
-def test_needs_nothing_but_itself(tmp_path, rng):
+def test_needs_nothing_but_itself(tmp_path, rng, figures):
     page = page_of(make_run(tmp_path, rng))
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert "<script" not in page
@@ -161,7 +176,7 @@ def test_needs_nothing_but_itself(tmp_path, rng):
     assert page.count("data:image/svg+xml") == 3 + 1 + 3 + 3  # curves, rate, parity, distributions
 
 
-def test_is_the_same_page_again(tmp_path, rng):
+def test_is_the_same_page_again(tmp_path, rng, figures):
     make_run(tmp_path, rng, frames=8)
     assert page_of(tmp_path) == page_of(tmp_path)
 
@@ -205,7 +220,7 @@ def test_no_test_set(tmp_path, rng):
     write_predictions(tmp_path / "predictions.npz", {"default": sets})
     page = page_of(tmp_path)
     assert "No test files were given" in page
-    assert "Valid errors" in page
+    assert "Validation errors" in page
 
 
 def test_calibration_before_and_after(tmp_path, rng):
