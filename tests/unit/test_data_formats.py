@@ -182,6 +182,23 @@ def test_cfg_by_mlip(tmp_path) -> None:
     assert_allclose(second.forces[1], [-0.1, -0.2, -0.3])
 
 
+def test_cfg_is_what_motep_reads_and_writes(tmp_path, rng) -> None:
+    motep = pytest.importorskip("motep.io.mlip.cfg", reason="MOTEP is not installed")
+    items = [crystal(rng), crystal(rng, stress=1e-7 * rng.normal(size=6))]
+    write(tmp_path / "ours.cfg", items)
+    images = motep.read_cfg(tmp_path / "ours.cfg", index=":", species=[29, 46])
+    for atoms, item in zip(images, items, strict=True):
+        assert_array_equal(atoms.numbers, item.numbers)
+        assert_allclose(atoms.positions, item.positions, rtol=1e-14)
+        assert_allclose(atoms.get_stress(), item.stress, rtol=1e-12)
+        assert_allclose(atoms.get_forces(), item.forces, rtol=1e-14)
+    motep.write_cfg(tmp_path / "theirs.cfg", images)
+    found = read(tmp_path / "theirs.cfg", type_map=["Cu", "Pd"])
+    for item, other in zip(found, items, strict=True):  # they write 5 or 6 decimals
+        assert_allclose(item.stress, other.stress, atol=1e-5 / item.volume)
+        assert_allclose(item.forces, other.forces, atol=1e-6)
+
+
 def test_cfg_in_fractions_or_without_a_cell(tmp_path) -> None:
     path = tmp_path / "a.cfg"
     text = CFG.replace("cartes", "direct").replace("0 0 0  0.1", "0.5 0.5 0.5  0.1")

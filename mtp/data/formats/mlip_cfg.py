@@ -149,7 +149,7 @@ def _block(item: Structure, species: list[int]) -> str:
     for i, row in enumerate(np.hstack(columns)):
         lines.append(f" {i + 1} {species.index(int(item.numbers[i]))} {_text(row)}")
     if item.energy is not None:
-        lines += [" Energy", f" {item.energy!r}"]
+        lines += [" Energy", f" {_text(item.energy)}"]
     if item.stress is not None:
         lines += [
             f" PlusStress: {' '.join(STRESS_HEADER)}",
@@ -164,4 +164,5 @@ def _block(item: Structure, species: list[int]) -> str:
 
 
 def _text(values: np.ndarray) -> str:
-    return " ".join(map(repr, np.ravel(values).tolist()))
+    # shortest digits that read back as the same numbers; not every reader knows exponents
+    return " ".join(np.format_float_positional(value, trim="0") for value in np.ravel(values))
