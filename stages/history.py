@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mtp.errors import InvalidInput
+
 TERMS = ("energy", "forces", "stress")
 
 
@@ -31,13 +33,16 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """Read log.jsonl; a last line cut off by a killed process is left out."""
+        """Read log.jsonl; a last line cut off by a killed process is left out.
+
+        Raises InvalidInput for a damaged line.
+        """
         if not path.exists():
             return cls(())
         lines = path.read_text().split("\n")
         if lines[-1]:
             lines = lines[:-1]
-        return cls(tuple(json.loads(line) for line in lines if line))
+        return cls(tuple(_parse(path, i, line) for i, line in enumerate(lines, 1) if line))
 
     @cached_property
     def epochs(self) -> np.ndarray:
@@ -70,8 +75,11 @@ class History:
 
     def coefficients(self, head: str, row: int) -> dict[str, float] | None:
         """Loss coefficients of a head in a row; None where the head was not trained."""
-        coeff = self.rows[row]["coeff"]
-        return coeff if "energy" in coeff else coeff.get(head)
+        line = self.rows[row]
+        if head not in line["train"]:
+            return None
+        own = line["coeff"].get(head)  # with one head the coefficients stand there themselves
+        return own if isinstance(own, dict) else line["coeff"]
 
     def window(self, span: Span) -> range:
         """Rows of the last 5 % of a stage's epochs (at least one): what calibration looks at."""
@@ -88,3 +96,12 @@ class History:
             if np.isfinite(values).any():
                 result[term] = coefficients[term] * float(np.nanmean(values))
         return result
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(
+            f"{path}:{number}: damaged log line ({error}); the log holds one JSON object per line"
+        ) from error

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from ase.data import chemical_symbols
 from ase.units import GPa
 
 from mtp.atomic_file import write_atomically
+from mtp.errors import InvalidInput
 from mtp.structure import Structure
 
 MILLI = 1e3
@@ -136,16 +138,21 @@ def write_predictions(path: Path, predictions: dict[str, dict[str, Predictions]]
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
-    """Read what `write_predictions` wrote."""
+    """Read what `write_predictions` wrote; raises InvalidInput for a damaged file."""
     parts: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            head, name, field_name = key.split("|")
-            parts.setdefault(head, {}).setdefault(name, {})[field_name] = arrays[key]
-    return {
-        head: {name: Predictions(**values) for name, values in sets.items()}
-        for head, sets in parts.items()
-    }
+    try:
+        with np.load(path) as arrays:
+            for key in arrays.files:
+                head, name, field_name = key.split("|")
+                parts.setdefault(head, {}).setdefault(name, {})[field_name] = arrays[key]
+        return {
+            head: {name: Predictions(**values) for name, values in sets.items()}
+            for head, sets in parts.items()
+        }
+    except (BadZipFile, ValueError, TypeError, EOFError) as error:
+        raise InvalidInput(
+            f"{path}: damaged, or not predictions of mtp-train ({error}); delete it"
+        ) from error
 
 
 def set_metrics(predictions: Predictions) -> dict[str, float]:

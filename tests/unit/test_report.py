@@ -253,6 +253,14 @@ def test_no_run_here(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["predictions.npz", "plan.json", "log.jsonl"])
+def test_damaged_file_is_named(tmp_path, rng, name):
+    make_run(tmp_path, rng, frames=8)
+    (tmp_path / name).write_bytes(b"not what it should be\n")
+    with pytest.raises(InvalidInput, match=name):
+        write_report(tmp_path)
+
+
 def test_text_of_a_data_file_is_not_markup(tmp_path, rng):
     make_run(tmp_path, rng, frames=8)
     sets = {"train": make_predictions(rng, 8, source="<b>x<i>.xyz")}
