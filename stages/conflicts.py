@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from mtp.errors import InvalidInput
 from pretrained.registry import names as installed_models
 from stages.control import FileEntry, StageOptions
 from stages.control_reader import Reading, beside
@@ -22,6 +23,7 @@ from stages.sequence import given_lists, stage_count, stage_sequence
 COEFFICIENTS = ("energy_loss_coeff_list", "forces_loss_coeff_list", "stress_loss_coeff_list")
 STAGES = "/multistage_config"
 OPTIONS = "/stage_options"
+COSTS = ("moment_init_cost", "moment_mu_cost", "moment_nu_cost")
 ADAM_ONLY = ("weight_decay", "gradient_clip", "ema")
 
 
@@ -175,24 +177,28 @@ def _not_installed(name: str) -> str:
     )
 
 
-@_rule(*(f"mtp_config.{key}" for key in ("levmax", "moment_init_cost")))
-def _basis_not_empty(context: Context) -> Iterator[Finding]:
+@_rule(*(f"mtp_config.{key}" for key in ("levmax", *COSTS)))
+def _basis(context: Context) -> Iterator[Finding]:
+    """The basis is neither empty nor infinite, and not absurdly large."""
     section = context.reading.control.mtp_config
     if section.levmax < section.moment_init_cost:
         yield Finding(
             "/mtp_config/levmax",
             f"must be at least moment_init_cost, {section.moment_init_cost}, got {section.levmax}: "
-            "the basis is empty; raise it",
+            "the basis would be empty; raise it",
         )
+        return
+    endless = [name for name in ("moment_mu_cost", "moment_nu_cost") if getattr(section, name) < 1]
+    for name in endless:
+        message = f"must be ≥ 1, got {getattr(section, name)}: the basis would be infinite"
+        yield Finding(f"/mtp_config/{name}", f"{message}; raise it")
+    if not endless:
+        from mtp.basis.graphs import MomentSpec, graphs  # only here: it takes time to load
 
-
-@_rule(*(f"mtp_config.{key}" for key in ("moment_mu_cost", "moment_nu_cost")))
-def _basis_finite(context: Context) -> Iterator[Finding]:
-    section = context.reading.control.mtp_config
-    for name in ("moment_mu_cost", "moment_nu_cost"):
-        if (cost := getattr(section, name)) < 1:
-            message = f"must be ≥ 1, got {cost}: the basis would be infinite; raise it"
-            yield Finding(f"/mtp_config/{name}", message)
+        try:
+            graphs(MomentSpec(section.levmax, *(getattr(section, name) for name in COSTS)))
+        except InvalidInput as error:
+            yield Finding("/mtp_config/levmax", str(error))
 
 
 @_rule("data_config.files", "data_config.test_files")

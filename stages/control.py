@@ -121,7 +121,11 @@ class MtpConfig(Section):
     )
     rc: float = key(6.0, "Cutoff of an atom's environment.", example=5.0, unit="Å", gt=0)
     levmax: int = key(
-        8, "Highest level of the invariants; higher is more accurate and slower.", example=12, ge=1
+        8,
+        "Highest level of the invariants; higher is more accurate and slower.",
+        example=12,
+        ge=1,
+        le=200,
     )
     n_q: int = key(8, "Number of Chebyshev polynomials in a radial function.", example=8, ge=1)
     moment_mu_cost: int = key(

@@ -110,9 +110,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "C14 empty basis": (
         mtp(levmax=2, moment_init_cost=3),
         "/mtp_config/levmax",
-        "must be at least moment_init_cost, 3, got 2: the basis is empty",
+        "must be at least moment_init_cost, 3, got 2: the basis would be empty",
     ),
     "C14 infinite basis": (mtp(moment_mu_cost=0), "/mtp_config/moment_mu_cost", "infinite"),
+    "D05 huge basis": (mtp(levmax=60), "/mtp_config/levmax", "more than 5000 invariants"),
     "C14 nn width": (mtp(nn_dim_list=[16, 0]), "/mtp_config/nn_dim_list/1", "must be ≥ 1"),
     "C15 total_epoch": (common(total_epoch=2), "/common_config/total_epoch", "stages, 3, got 2"),
     "C17 calibration_lr": (
