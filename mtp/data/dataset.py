@@ -82,11 +82,11 @@ def prepare(
     structures, warnings = load(options, options.files, type_map)
     test, more = load(options, options.test_files, type_map, test=True)
     raw = select(structures, drop_duplicates=options.drop_duplicates)
-    if species is None:
-        species = sorted({int(z) for item in raw.structures for z in np.unique(item.numbers)})
-    species = tuple(species)
-    check_elements([*raw.structures, *test], species)
-    selection = _selection(options, structures, raw.structures, species)
+    if species is not None:
+        check_elements(raw.structures, species)
+    selection = _selection(options, structures, raw.structures, species or elements(raw.structures))
+    species = tuple(species or elements(selection.structures))
+    check_elements(test, species)
     train, valid = split(selection.structures, options.valid_fraction, seed)
     shifts = fit_shifts(selection.structures, species, options.e0)
     scan = report(structures, selection, cutoff)
@@ -103,7 +103,7 @@ def _selection(
     options: DataOptions,
     structures: list[Structure],
     finite: list[Structure],
-    species: tuple[int, ...],
+    species: Sequence[int],
 ) -> Selection:
     """The frames that pass all filters; with energies above e0, e0 is fitted to those that pass."""
     limits = {
@@ -135,6 +135,11 @@ def _complete(
     for row in scan["files"]:
         row["valid"] = valid[row["file"]]
         row["train"] = row["kept"] - row["valid"]
+
+
+def elements(structures: Sequence[Structure]) -> tuple[int, ...]:
+    """Atomic numbers that occur, ascending."""
+    return tuple(sorted({int(z) for item in structures for z in np.unique(item.numbers)}))
 
 
 def check_elements(structures: Sequence[Structure], species: Sequence[int]) -> None:

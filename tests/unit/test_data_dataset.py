@@ -131,3 +131,9 @@ def test_elements_that_the_model_does_not_know(tmp_path, rng) -> None:
     write(tmp_path / "b.xyz", [crystal(rng)])
     with pytest.raises(DataError, match=r"a\.xyz: O is not among"):
         prepare(Options([file(tmp_path / "b.xyz")], [file(tmp_path / "a.xyz")]))
+
+
+def test_elements_only_in_dropped_frames_are_no_species(tmp_path, rng) -> None:
+    write(tmp_path / "a.xyz", [crystal(rng), crystal(rng), molecule(rng, forces=np.eye(3) * 99)])
+    options = Options([file(tmp_path / "a.xyz")], max_forces=50, max_energy_reference="e0")
+    assert prepare(options).species == (29, 46)
