@@ -83,8 +83,13 @@ class BuildKernel(build_ext):
         except CCompilerError as error:
             print(NO_KERNEL.format(reason=error), file=sys.stderr, flush=True)
             # A library of older sources must not stand in for the one that failed.
-            for stale in (self.get_ext_fullpath(ext.name), self.get_ext_filename(ext.name)):
-                Path(stale).unlink(missing_ok=True)
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+
+    def copy_extensions_to_source(self) -> None:
+        for ext in self.extensions:
+            if not Path(self.build_lib, self.get_ext_filename(ext.name)).exists():
+                Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
 
     def compile_library(self, ext: Extension) -> None:
         """Objects in the build folder, the library where setuptools wants the extension."""
