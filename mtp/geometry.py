@@ -18,9 +18,9 @@ from mtp.structure import Structure
 class Pairs:
     """The kernels' view of a batch: for every atom, where its pairs are.
 
-    species: (atoms,) index into the potential's species.  start, count: (atoms,) the atom's pairs are
-    rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the first atom of
-    its structure.  neighbour: (rows,) index of the other atom within its structure.
+    species: (atoms,) index into the potential's species.  start, count: (atoms,) the atom's pairs
+    are rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the first
+    atom of its structure.  neighbour: (rows,) index of the other atom within its structure.
     displacement: (rows, 3) from the atom to its neighbour in Å. The pair arrays may hold more
     structures than the batch has.
     """
@@ -36,7 +36,7 @@ class Pairs:
         return len(self.species)
 
     def explicit(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, centre, neighbour): the batch's pairs as rows of the pair arrays, atoms of the batch."""
+        """Row in the pair arrays, centre and neighbour of every pair of the batch."""
         count = self.count.long()
         centre = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
         first = torch.cumsum(count, 0) - count

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """An energy readout as numbers, for kernels that evaluate it themselves.
+
+    x = (B - mean)·inverse_std, then tanh layers of the hidden widths (weights, biases), added to
+    their input where the widths are equal, then the last weights without bias, times scale.
+    """
+
+    hidden: tuple[int, ...]
+    weights: Tensor  # flat: per layer weights (out, in), biases; then the last weights
+    mean: Tensor
+    inverse_std: Tensor
+    scale: float
 
 
 class EnergyHead(nn.Module):
@@ -18,8 +36,7 @@ class EnergyHead(nn.Module):
         self.hidden = hidden
         widths = [n_scalars, *hidden]
         self.layers = nn.ModuleList(
-            nn.Linear(a, b, dtype=torch.float64)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(widths)
         )
         self.last = nn.Linear(widths[-1], 1, bias=False, dtype=torch.float64)
         self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
@@ -45,6 +62,30 @@ class EnergyHead(nn.Module):
             x = x + y if x.shape[-1] == y.shape[-1] else y
         return x * self.scale
 
+    def readout(self) -> Readout:
+        """The readout as numbers."""
+        mean = torch.zeros_like(self.mean) if self.linear else self.mean
+        weights = torch.cat([p.detach().reshape(-1) for p in self._readout_parameters()])
+        return Readout(self.hidden, weights, mean, 1 / self.std, float(self.scale))
+
+    def add_gradient(self, weights_bar: Tensor) -> None:
+        """Add a gradient by the flat weights of `readout` to the parameters' .grad."""
+        parameters = self._readout_parameters()
+        parts = torch.split(weights_bar, [p.numel() for p in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            add_to_gradient(parameter, part.reshape(parameter.shape))
+
+    def _readout_parameters(self) -> list[nn.Parameter]:
+        return [p for layer in (*self.layers, self.last) for p in layer.parameters()]
+
     def forward(self, b: Tensor) -> Tensor:
         """(atoms,) energies without the shifts, in eV."""
         return self.last(self.features(b)).squeeze(-1)
+
+
+def add_to_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """parameter.grad += gradient, unless the parameter is frozen."""
+    if not parameter.requires_grad:
+        return
+    gradient = gradient.to(parameter.dtype)
+    parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad + gradient

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from mtp.basis.radial import radial_basis
 from mtp.geometry import Batch
-from mtp.kernels import operator
 from mtp.potential import Potential
 
-# One Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
+# An Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
 # rates of LightPFP's example control file (0.1, then 0.01) good ones (docs/theory.md, "Scales").
 RADIAL_STEP = 0.1
 READOUT_STEP = 0.1
@@ -20,8 +19,8 @@ READOUT_STEP = 0.1
 def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -> None:
     """Random coefficients; scales from a batch of training structures.
 
-    Sets the radial scale (polynomials have unit size over the pairs), the mean and standard deviation of
-    the invariants, and each head's energy scale (random forces as large as the labels').
+    Sets the radial scale (polynomials have unit size over the pairs), the mean and standard deviation
+    of the invariants, and each head's energy scale (random forces as large as the labels').
     """
     _start_descriptor(potential, batch, generator)
     b = potential.invariants(batch).double()

@@ -1,4 +1,4 @@
-"""The potential: radial coefficients, moments, heads; energies, forces, stresses and the loss's gradient."""
+"""The potential: descriptor and heads; energies, forces, stresses and the gradient of a loss."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mtp.basis.graphs import MomentSpec
 from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.basis.radial import RadialSpec
 from mtp.geometry import Batch
-from mtp.heads import EnergyHead
+from mtp.heads import EnergyHead, add_to_gradient
 from mtp.kernels import operator
-from mtp.kernels.choose import Basis, register_basis
+from mtp.kernels.choose import Basis, kernel_for, register_basis
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class Potential(nn.Module):
         return register_basis(self.table, self.spec.radial)
 
     @property
+    def kernel(self):
+        """The kernel that computes on this potential's device."""
+        return kernel_for(self.basis.handle, self.radial.device)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the descriptor and the readouts; shifts and sums of energies are always float64."""
         return self.radial.dtype
@@ -122,21 +127,29 @@ class Potential(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Batch, head: str = "default") -> Prediction:
         """Energy, forces and stress of a batch; no graph is kept."""
-        readout = self.heads[head]
-        c = self.coefficients
-        b = operator.invariants(c, batch.pairs, self.basis)
+        readout, kernel = self.heads[head], self.kernel
+        if kernel.reads_out:
+            energies, force, virial = kernel.predict(
+                self.coefficients, readout.readout(), batch.pairs
+            )
+        else:
+            energies, force, virial = self._predict(batch, readout)
+        energies = energies.double() + readout.shifts[batch.species.long()]
+        return Prediction(
+            energy=per_structure(energies, batch),
+            energies=energies,
+            forces=force.double(),
+            stress=per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
+        )
+
+    def _predict(self, batch: Batch, readout: EnergyHead) -> tuple[Tensor, Tensor, Tensor]:
+        b = operator.invariants(self.coefficients, batch.pairs, self.basis)
         with torch.enable_grad():
             b.requires_grad_()
             energies = readout(b)
             (b_bar,) = torch.autograd.grad(energies.sum(), b)
-        force, virial = operator.forces(b_bar, c, batch.pairs, self.basis)
-        energies = energies.detach().double() + readout.shifts[batch.species.long()]
-        return Prediction(
-            energy=per_structure(energies, batch),
-            energies=energies,
-            forces=force,
-            stress=per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
-        )
+        forces = operator.forces(b_bar, self.coefficients, batch.pairs, self.basis)
+        return energies.detach(), *forces
 
     # --- phase 2: the gradient of a loss --------------------------------------------------------
 
@@ -145,22 +158,26 @@ class Potential(nn.Module):
     ) -> None:
         """Add to .grad the gradient of a loss with these derivatives by the prediction.
 
-        d_energy: (S,).  d_forces: (atoms, 3).  d_stress: (S, 6). Source: docs/theory.md, "Training gradient".
+        d_energy: (S,).  d_forces: (atoms, 3).  d_stress: (S, 6).
+        Source: docs/theory.md, "Training gradient".
         """
-        readout, dtype = self.heads[head], self.dtype
         shear = d_stress.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
         strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
-        weight = d_energy[batch.structure]
-        b, b_dot = operator.tangent(
-            self.coefficients, d_forces.to(dtype), strain.to(dtype), batch.pairs, self.basis
-        )
-        if not b.requires_grad:  # the descriptor is frozen
-            b.requires_grad_()
+        weight, v = d_energy[batch.structure], d_forces.to(self.dtype)
+        readout, strain = self.heads[head], strain.to(self.dtype)
+        shifts = torch.zeros_like(readout.shifts)
+        add_to_gradient(readout.shifts, shifts.index_add_(0, batch.species.long(), weight))
+        if self.kernel.reads_out:
+            c_bar, weights_bar = self.kernel.loss_gradient(
+                self.coefficients.detach(), readout.readout(), weight, v, strain, batch.pairs
+            )
+            add_to_gradient(self.radial, c_bar * self.radial_scale)
+            readout.add_gradient(weights_bar)
+            return
+        b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
         energies = readout(b)
         (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
-        shifts = readout.shifts[batch.species.long()]
-        target = (weight * (energies + shifts)).sum() + (slope * b_dot).double().sum()
-        target.backward()
+        ((weight * energies).sum() + (slope * b_dot).double().sum()).backward()
 
     # --- linear parameters ----------------------------------------------------------------------
 

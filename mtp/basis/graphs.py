@@ -21,7 +21,7 @@ EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
 @dataclass(frozen=True)
 class MomentSpec:
-    """Level and costs: lev(M_{μ,ν}) = init_cost + mu_cost·μ + nu_cost·ν, summed over factors ≤ levmax."""
+    """Levels: lev(M_{μ,ν}) = init_cost + mu_cost·μ + nu_cost·ν; the sum of factors is ≤ levmax."""
 
     levmax: int
     init_cost: int = 2
@@ -57,7 +57,7 @@ class MomentSpec:
 
 @dataclass(frozen=True, order=True)
 class Graph:
-    """A multigraph: radial indices of the vertices and multiplicities of the edges (EDGES order)."""
+    """A multigraph: radial indices of vertices and multiplicities of edges (EDGES order)."""
 
     mus: tuple[int, ...]
     edges: tuple[int, ...]
@@ -95,8 +95,8 @@ def graphs(spec: MomentSpec) -> tuple[Graph, ...]:
             found.extend(_graphs_of(mus, max_edges, spec.max_nu))
         if len(found) > MAX_SCALARS:
             raise InvalidInput(
-                f"levmax {spec.levmax} with costs {spec.init_cost}/{spec.mu_cost}/{spec.nu_cost} gives "
-                f"more than {MAX_SCALARS} invariants; lower levmax or raise the costs"
+                f"levmax {spec.levmax} with costs {spec.init_cost}/{spec.mu_cost}/{spec.nu_cost} "
+                f"gives more than {MAX_SCALARS} invariants; lower levmax or raise the costs"
             )
     return tuple(found)
 

@@ -1,11 +1,11 @@
 """Which moments exist and how they contract into invariants: a table of integers, no physics.
 
 The scalars are the multigraphs of mtp/basis/graphs.py, but not their products one by one. With
-S_p(M, N) the symmetrised contraction of p indices of two moments, three-factor graphs are the dot products
-S_p(M1, M2)·M3, and a basis of the four-factor graphs with given moments is found among the dot
-products S_p(M1, M2)·S_q(M3, M4), whose expansion into graphs is known exactly; the cheapest independent
-ones are taken (a few graphs above level 24 need a chain of contractions instead). The span is
-that of the graphs, and each S_p is computed once for all the scalars that need it.
+S_p(M, N) the symmetrised contraction of p indices of two moments, three-factor graphs are the dot
+products S_p(M1, M2)·M3, and a basis of the four-factor graphs with given moments is found among the
+dot products S_p(M1, M2)·S_q(M3, M4), whose expansion into graphs is known exactly; the cheapest
+independent ones are taken (a few graphs above level 24 need a chain of contractions instead). The
+span is that of the graphs, and each S_p is computed once for all the scalars that need it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import comb, factorial
 
 import numpy as np
@@ -30,8 +30,8 @@ class MomentTable:
     """Basic moments, products and scalars; all a kernel needs to know of a basis.
 
     basic: (n_basic, 4) μ, powers of x, y, z.  products: (n, 4) left, right, factor, target rows with
-    ``moment[target] += factor·moment[left]·moment[right]``, ordered so that a row is complete before it
-    is read; rows 0…n_basic−1 are the basic moments.  scalars: (n_scalars,) rows that are invariants.
+    ``moment[target] += factor·moment[left]·moment[right]``, ordered so that a row is complete before
+    it is read; rows 0…n_basic−1 are the basic moments.  scalars: (n_scalars,) rows of invariants.
     """
 
     basic: np.ndarray
@@ -62,7 +62,7 @@ def _canonical(factors: list[Factor], edges: dict[tuple[int, int], int]) -> tupl
     return best
 
 
-@lru_cache(maxsize=None)
+@cache
 def components(rank: int) -> tuple[tuple[int, int, int], ...]:
     """Independent components (a, b, c) of a symmetric tensor of a rank, a + b + c = rank."""
     return tuple((a, b, rank - a - b) for a in range(rank, -1, -1) for b in range(rank - a, -1, -1))
@@ -78,7 +78,7 @@ def _add(*powers: tuple[int, int, int]) -> tuple[int, int, int]:
     return tuple(map(sum, zip(*powers, strict=True)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _splits(u: tuple[int, int, int], size: int) -> tuple:
     """(part, rest, ways) of choosing `size` of the indices of a component u."""
     return tuple(
@@ -92,9 +92,9 @@ def _splits(u: tuple[int, int, int], size: int) -> tuple:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _contraction(nu1: int, nu2: int, p: int) -> tuple:
-    """S_p for ranks nu1, nu2, times comb(rank, nu1 − p): {(component1, component2): weight} each."""
+    """S_p for ranks nu1, nu2, times comb(rank, nu1 − p): {(component, component): weight} each."""
     result = []
     for u in components(nu1 + nu2 - 2 * p):
         terms: dict[tuple, int] = defaultdict(int)

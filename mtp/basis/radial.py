@@ -24,7 +24,8 @@ def radial_basis(r: Tensor, spec: RadialSpec) -> tuple[Tensor, Tensor]:
 
     r: (pairs,) in Å. Returns two tensors (pairs, size) in Å² and Å.
     Below r_min the distance is replaced by one that saturates smoothly at r_min − CLAMP_WIDTH, so
-    that the polynomials never run away where there were no data. Source: docs/theory.md, "Radial basis".
+    that the polynomials never run away where there were no data.
+    Source: docs/theory.md, "Radial basis".
     """
     r, slope = _clamped(r, spec.r_min)
     xi = (2 * r - (spec.r_min + spec.r_max)) / (spec.r_max - spec.r_min)

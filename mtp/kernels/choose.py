@@ -1,4 +1,4 @@
-"""Which kernel runs: one function decides, by device and MTP_KERNEL, and never falls back in silence."""
+"""Which kernel runs: decided by device and MTP_KERNEL, never a silent fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C++ kernel on the CPU: its library by ctypes, behind the same methods as the reference kernel."""
+"""The C++ kernel on the CPU: its library by ctypes, with the reference kernel's methods."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from mtp.basis.moment_table import MomentTable
 from mtp.basis.radial import RadialSpec
 from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
+from mtp.heads import Readout
 
 MESSAGE_SIZE = 256
+DOUBLES = ("c_bar", "forces", "virial", "energies", "energy_weight", "weights_bar")
 
 
 class Job(ctypes.Structure):
@@ -27,8 +29,9 @@ class Job(ctypes.Structure):
         *((name, c_int64) for name in ("single", "n_threads", "n_atoms", "n_species", "n_rows")),
         *((name, c_void_p) for name in ("species", "start", "count", "base", "neighbour")),
         *((name, c_void_p) for name in ("displacement", "c", "c_dot", "d_dot", "v", "strain")),
-        *((name, c_void_p) for name in ("b_bar", "b_dot_bar", "b", "b_dot", "c_bar", "d_bar")),
-        *((name, c_void_p) for name in ("forces", "virial")),
+        *((name, c_void_p) for name in ("b_bar", "b_dot_bar", "readout", "energy_weight")),
+        *((name, c_void_p) for name in ("b", "b_dot", "c_bar", "d_bar")),
+        *((name, c_void_p) for name in ("forces", "virial", "energies", "weights_bar")),
     ]
 
 
@@ -54,6 +57,12 @@ def library() -> ctypes.CDLL:
         *(c_int64, c_double, c_double, c_int64),
         *(POINTER(c_void_p), c_char_p, c_int64),
     ]
+    lib.mtp_readout_new.argtypes = [
+        *(c_int64, c_void_p, c_void_p, c_double, c_int64, c_void_p, c_void_p),
+        *(POINTER(c_void_p), c_char_p, c_int64),
+    ]
+    lib.mtp_readout_free.argtypes = [c_void_p]
+    lib.mtp_readout_free.restype = None
     return lib
 
 
@@ -74,7 +83,9 @@ class NativeBasis:
 
     def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
         self.pointer = c_void_p()
-        arrays = [np.ascontiguousarray(a, np.int64) for a in (table.basic, table.products, table.scalars)]
+        arrays = [
+            np.ascontiguousarray(a, np.int64) for a in (table.basic, table.products, table.scalars)
+        ]
         sized = [x for a in arrays for x in (len(a), a.ctypes.data)]
         call(
             library().mtp_basis_new,
@@ -98,10 +109,33 @@ class NativeBasis:
         return dict(zip(names, counts, strict=True))
 
 
+class NativeReadout:
+    """A readout inside the library; it holds copies of the weights."""
+
+    def __init__(self, readout: Readout) -> None:
+        self.pointer = c_void_p()
+        arrays = [
+            np.ascontiguousarray(a.detach().numpy(), np.float64)
+            for a in (readout.mean, readout.inverse_std, readout.weights)
+        ]
+        widths = np.array(readout.hidden, np.int64)
+        mean, inverse_std, weights = (a.ctypes.data for a in arrays)
+        call(
+            library().mtp_readout_new,
+            *(len(arrays[0]), mean, inverse_std, readout.scale),
+            *(len(widths), widths.ctypes.data, weights, ctypes.byref(self.pointer)),
+        )
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            library().mtp_readout_free(self.pointer)
+
+
 class CpuKernel:
     """Invariants of a moment table and their derivatives in C++, float64 or float32."""
 
     name = "cpu"
+    reads_out = True  # evaluates energy readouts itself, in the same pass
 
     def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
         self.table = table
@@ -141,9 +175,7 @@ class CpuKernel:
         self._run(pairs, c, b_bar=b_bar, forces=forces, virial=virial)
         return forces.to(c.dtype), virial.to(c.dtype)
 
-    def tangent(
-        self, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs
-    ) -> tuple[Tensor, Tensor]:
+    def tangent(self, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         b, b_dot = self._per_scalar(c, pairs), self._per_scalar(c, pairs)
         self._run(pairs, c, v=v, strain=strain, b=b, b_dot=b_dot)
         return b, b_dot
@@ -152,10 +184,31 @@ class CpuKernel:
         self, b_bar: Tensor, b_dot_bar: Tensor, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs
     ) -> Tensor:
         c_bar = self._like_c(c)
-        self._run(
-            pairs, c, v=v, strain=strain, b_bar=b_bar, b_dot_bar=b_dot_bar, c_bar=c_bar
-        )
+        self._run(pairs, c, v=v, strain=strain, b_bar=b_bar, b_dot_bar=b_dot_bar, c_bar=c_bar)
         return c_bar.to(c.dtype)
+
+    def predict(self, c: Tensor, readout: Readout, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies (atoms,) without shifts, forces (atoms, 3), virials (atoms, 6); all float64."""
+        energies = torch.empty(len(pairs), dtype=torch.float64)
+        forces = torch.empty(len(pairs), 3, dtype=torch.float64)
+        virial = torch.empty(len(pairs), 6, dtype=torch.float64)
+        self._run(pairs, c, readout, energies=energies, forces=forces, virial=virial)
+        return energies, forces, virial
+
+    def loss_gradient(
+        self,
+        c: Tensor,
+        readout: Readout,
+        energy_weight: Tensor,
+        v: Tensor,
+        strain: Tensor,
+        pairs: Pairs,
+    ) -> tuple[Tensor, Tensor]:
+        """Derivatives of Σ energy_weight·E + Ė by c and by the readout's weights, in one pass."""
+        c_bar, weights_bar = self._like_c(c), torch.zeros(len(readout.weights), dtype=torch.float64)
+        along = {"v": v, "strain": strain, "energy_weight": energy_weight}
+        self._run(pairs, c, readout, **along, c_bar=c_bar, weights_bar=weights_bar)
+        return c_bar.to(c.dtype), weights_bar
 
     def _per_scalar(self, c: Tensor, pairs: Pairs) -> Tensor:
         return c.new_empty(len(pairs), len(self.table.scalars))
@@ -163,7 +216,9 @@ class CpuKernel:
     def _like_c(self, c: Tensor) -> Tensor:
         return torch.zeros(c.shape, dtype=torch.float64)
 
-    def _run(self, pairs: Pairs, c: Tensor, **arrays: Tensor) -> None:
+    def _run(
+        self, pairs: Pairs, c: Tensor, readout: Readout | None = None, **arrays: Tensor
+    ) -> None:
         """One pass over the batch; every array has been checked for shape by its maker."""
         if c.dtype not in (torch.float32, torch.float64) or pairs.displacement.dtype != c.dtype:
             raise TypeError(f"coefficients {c.dtype} and displacements {pairs.displacement.dtype}")
@@ -177,9 +232,11 @@ class CpuKernel:
             "neighbour": pairs.neighbour.int().contiguous(),
         }
         for name, array in arrays.items():
-            real = torch.float64 if name in ("c_bar", "forces", "virial") else c.dtype
+            real = torch.float64 if name in DOUBLES else c.dtype
             kept[name] = array.to(real).contiguous()
+        native = None if readout is None else NativeReadout(readout)
         job = Job(
+            readout=native and native.pointer,
             single=int(c.dtype == torch.float32),
             n_threads=torch.get_num_threads(),
             n_atoms=len(pairs),

@@ -26,7 +26,7 @@ def invariants(c: Tensor, pairs: Pairs, basis: Basis) -> Tensor:
 
 
 def forces(b_bar: Tensor, c: Tensor, pairs: Pairs, basis: Basis) -> tuple[Tensor, Tensor]:
-    """Forces (atoms, 3) = −∂E/∂r and per-atom virials (atoms, 6) Σ_j d ⊗ ∂E/∂d for ∂E/∂B = b_bar."""
+    """Forces −∂E/∂r (atoms, 3), virials Σ_j d ⊗ ∂E/∂d (atoms, 6) of each atom; ∂E/∂B = b_bar."""
     return torch.ops.mtp.forces(b_bar, c, pairs.displacement, *_flat(pairs), basis.handle)
 
 

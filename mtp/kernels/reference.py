@@ -1,8 +1,8 @@
 """The kernel in plain torch: the definition that every faster kernel is tested against.
 
-`invariants` is differentiable by autograd to any order. `gradient` is its derivative written by hand
-(docs/theory.md, "Derivatives"); its own directional derivative, `second`, is forward-mode through
-the same lines, so each formula stands here once.
+`invariants` is differentiable by autograd to any order. `gradient` is its derivative written by
+hand (docs/theory.md, "Derivatives"); its own directional derivative, `second`, is forward-mode
+through the same lines, so each formula stands here once.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class ReferenceKernel:
     """Invariants of a moment table and their derivatives in plain torch, any device and dtype."""
 
     name = "reference"
+    reads_out = False  # readouts are torch's, on the invariants
 
     def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
         self.table = table
@@ -128,7 +129,7 @@ class ReferenceKernel:
         return c.new_zeros(block.n_atoms, terms.shape[1]).index_add(0, block.centre, terms)
 
     def _gradient(self, b_bar: Tensor, c: Tensor, d: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        r, inverse, q, q_slope, u = self._pair_functions(d)
+        _, inverse, q, q_slope, u = self._pair_functions(d)
         g = self._moment_gradient(self._products(self._moments(c, q, u, block)), b_bar)
         g = g[block.centre]  # (pairs, n_basic)
         mu, coefficients = self._index["mu"], c[block.species_pair]

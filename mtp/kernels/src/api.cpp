@@ -215,10 +215,32 @@ Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const 
   return builder.plan;
 }
 
+Readout make_readout(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
+                     int64_t n_layers, const int64_t* widths, const double* weights) {
+  if (n_scalars < 1 || n_layers < 0) throw std::runtime_error("the readout is not valid");
+  Readout readout;
+  readout.widths.assign(1, n_scalars);
+  int64_t n_weights = 0;
+  for (int64_t k = 0; k < n_layers; k++) {
+    if (widths[k] < 1) throw std::runtime_error("a layer has no width");
+    n_weights += (readout.widths.back() + 1) * widths[k];
+    readout.widths.push_back(widths[k]);
+  }
+  n_weights += readout.widths.back();
+  readout.weights.assign(weights, weights + n_weights);
+  readout.mean.assign(mean, mean + n_scalars);
+  readout.inverse_std.assign(inverse_std, inverse_std + n_scalars);
+  readout.scale = scale;
+  return readout;
+}
+
 }  // namespace mtp
 
 struct mtp_basis {
   mtp::Plan plan;
+};
+struct mtp_readout {
+  mtp::Readout readout;
 };
 
 extern "C" {
@@ -257,6 +279,15 @@ int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t m
     work.plan = &basis->plan;
     work.job = *job;
     work.n_all = job->n_atoms;
+    if (job->readout) {
+      work.readout = &job->readout->readout;
+      if (work.readout->widths[0] != int64_t(basis->plan.scalars.size()))
+        throw std::runtime_error("basis and readout do not belong together");
+    }
+    const bool dual = job->v || job->d_dot || job->c_dot;
+    if (job->readout && dual && !job->energy_weight) throw std::runtime_error("energy_weight is missing");
+    if (job->weights_bar && !(dual && job->readout)) throw std::runtime_error("weights_bar needs a dual pass");
+    if (job->c_dot && !job->d_dot) throw std::runtime_error("c_dot goes with d_dot");
     if (const char* error = mtp::chosen().run(work)) throw std::runtime_error(error);
   });
 }
@@ -271,14 +302,25 @@ int64_t mtp_model_species(const mtp_model* model, int64_t* atomic_numbers, int64
   return model->n_species;
 }
 
-int mtp_model_new(const mtp_basis* basis, int64_t n_species, const double* c, const double* shifts,
-                  const double* mean, const double* inverse_std, double scale, int64_t n_layers,
-                  const int64_t* widths, const double* weights, mtp_model** out, char* message,
-                  int64_t message_size) {
+int mtp_readout_new(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
+                    int64_t n_layers, const int64_t* widths, const double* weights, mtp_readout** out,
+                    char* message, int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    *out = new mtp_readout{mtp::make_readout(n_scalars, mean, inverse_std, scale, n_layers, widths, weights)};
+  });
+}
+
+void mtp_readout_free(mtp_readout* readout) { delete readout; }
+
+int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_species, const double* c,
+                  const double* shifts, mtp_model** out, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
     auto model = std::make_unique<mtp_model>();
     model->plan = basis->plan;
-    model->set(n_species, c, shifts, mean, inverse_std, scale, n_layers, widths, weights);
+    model->readout = readout->readout;
+    if (model->readout.widths[0] != int64_t(model->plan.scalars.size()))
+      throw std::runtime_error("basis and readout do not belong together");
+    model->set(n_species, c, shifts);
     *out = model.release();
   });
 }
@@ -296,8 +338,8 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     work.readout = &model->readout;
     work.positions = positions;
     work.n_all = n_all;
-    work.energies = energies;
     mtp_job& job = work.job;
+    job.energies = energies;
     job.single = single;
     job.n_threads = n_threads;
     job.n_atoms = n_local;
@@ -315,6 +357,7 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     *energy = 0;
     std::fill(virial, virial + 6, 0.0);
     for (int64_t i = 0; i < n_local; i++) {
+      energies[i] += model->shifts[species[i]];
       *energy += energies[i];
       for (int k = 0; k < 6; k++) virial[k] += job.virial[6 * i + k];
     }

@@ -93,6 +93,11 @@ inline Lanes<float>::Vector exponential(Lanes<float>::Vector x) {
   for (float k : c) p = p * r + k;
   return reinterpret_cast<Lanes<float>::Vector>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(t) << 23));
 }
+template <class V> inline V hyperbolic_tangent(V x);
+template <class V> inline Dual<V> hyperbolic_tangent(Dual<V> x) {
+  V t = hyperbolic_tangent(x.v);
+  return {t, (1 - t * t) * x.d};
+}
 template <class V> inline V hyperbolic_tangent(V x) {
   typedef decltype(x[0] + 0) S;
   V size = x < 0 ? -x : x;
@@ -132,8 +137,8 @@ class Pass {
   static constexpr bool kDual = !std::is_same<T, V>::value;
 
  public:
-  Pass(const Work& work, double* forces, double* c_bar)
-      : w(work), job(work.job), p(*work.plan), forces_(forces), c_bar_(c_bar) {
+  Pass(const Work& work, double* forces, double* c_bar, double* weights_bar)
+      : w(work), job(work.job), p(*work.plan), forces_(forces), c_bar_(c_bar), weights_bar_(weights_bar) {
     n_species = static_cast<int>(job.n_species);
     radial_size = p.n_radial * p.n_q;
     m = moments_.get(p.n_rows);
@@ -145,12 +150,23 @@ class Pass {
     by_radial = f_slope + p.n_radial * kSlots;
     q = q_.get(size_t(p.n_q) * kSlots * 2);
     q_slope = q + p.n_q * kSlots;
+    keep_rows = job.d_bar || job.d_dot;
+    keep_neighbours = forces_ || job.v;
     if (c_bar_) {
       sums = sums_.get(size_t(n_species) * radial_size);
       for (int i = 0; i < n_species * radial_size; i++) sums[i] = V{};
     }
     first_.resize(n_species + 1);
+    if (!w.readout) return;
+    const size_t n = w.readout->weights.size();
+    weights = weights_.get(n);
+    for (size_t i = 0; i < n; i++) weights[i] = S(w.readout->weights[i]);
+    if (!weights_bar_) return;
+    weight_sums = weight_sums_.get(n);
+    for (size_t i = 0; i < n; i++) weight_sums[i] = V{};
   }
+
+  ~Pass() { flush_weights(); }
 
   // Atoms of one species; false if some index is out of range.
   bool run(const int32_t* atoms, int n) {
@@ -174,6 +190,7 @@ class Pass {
       for (int k : p.traces[t].from) g[k] += g[p.traces[t].row];
     if (forces_ || job.d_bar) pull();
     if (c_bar_) coefficient_gradient();
+    if (weight_sums && ++unflushed == 16) flush_weights();
     return true;
   }
 
@@ -181,19 +198,24 @@ class Pass {
   const Work& w;
   const mtp_job& job;
   const Plan& p;
-  double *forces_, *c_bar_;
+  double *forces_, *c_bar_, *weights_bar_;
   int n_lanes = 0, n_slots = 0, species = 0, n_species = 0, radial_size = 0;
   int32_t atom[W];
   Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_;
-  Buffer<V> displacement_, tangent_, sums_, layer_;
+  Buffer<V> displacement_, tangent_, sums_, weight_sums_;
+  Buffer<T> layer_;
+  Buffer<S> weights_;
   Buffer<int32_t> neighbour_, neighbour_species_, uniform_, found_;
   Buffer<int64_t> row_;
   Buffer<double> near_;
   std::vector<int> first_;
   T *m, *g, *slopes, *monomials, *f, *f_slope, *by_radial, *q, *q_slope;
-  V *d = nullptr, *d_dot = nullptr, *sums = nullptr;
+  V *d = nullptr, *d_dot = nullptr, *sums = nullptr, *weight_sums = nullptr;
+  S* weights = nullptr;
+  int unflushed = 0;
   int32_t *neighbour = nullptr, *z = nullptr, *uniform = nullptr;
   int64_t* row = nullptr;
+  bool keep_rows = false, keep_neighbours = false;
   T unit[3][kSlots], inverse_r[kSlots];
 
   // --- geometry ---
@@ -229,12 +251,16 @@ class Pass {
         x[(3 * s) * W + l] = S(2 * p.r_max);
         x[(3 * s + 1) * W + l] = x[(3 * s + 2) * W + l] = 0;
         if (kDual) for (int k = 0; k < 3; k++) x_dot[(3 * s + k) * W + l] = 0;
-        neighbour[s * W + l] = atom[l];
-        row[s * W + l] = -1;
-        z[s * W + l] = -1;
+        if (keep_neighbours) neighbour[s * W + l] = atom[l];
+        if (keep_rows) row[s * W + l] = -1;
+        if (n_species > 1) z[s * W + l] = -1;
       }
     }
     for (int s = 0; s < n_slots; s++) {
+      if (n_species == 1) {
+        uniform[s] = 0;
+        continue;
+      }
       int common = -1;
       bool same = true;
       for (int l = 0; l < W; l++) {
@@ -254,21 +280,23 @@ class Pass {
     if (n < 0 || start < 0 || start + n > job.n_rows) return -1;
     const S* from = static_cast<const S*>(job.displacement);
     int32_t base = job.base[a];
+    const int32_t* list = job.neighbour + start;
+    bool outside = false;
+    for (int k = 0; k < n; k++) outside |= uint64_t(int64_t(base) + list[k]) >= uint64_t(w.n_all);
+    if (outside) return -1;
     std::fill(first_.begin(), first_.end(), 0);
-    for (int k = 0; k < n; k++) {
-      int64_t j = int64_t(base) + job.neighbour[start + k];
-      if (j < 0 || j >= w.n_all) return -1;
-      first_[job.species[j] + 1]++;
+    if (n_species > 1) {
+      for (int k = 0; k < n; k++) first_[job.species[base + list[k]] + 1]++;
+      for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
     }
-    for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
     S* x = reinterpret_cast<S*>(d);
     for (int k = 0; k < n; k++) {
-      int32_t j = base + job.neighbour[start + k];
-      int s = first_[job.species[j]]++;
+      int32_t j = base + list[k];
+      int s = n_species > 1 ? first_[job.species[j]]++ : k;
       for (int c = 0; c < 3; c++) x[(3 * s + c) * W + l] = from[3 * (start + k) + c];
-      neighbour[s * W + l] = j;
-      z[s * W + l] = job.species[j];
-      row[s * W + l] = start + k;
+      if (keep_neighbours) neighbour[s * W + l] = j;
+      if (n_species > 1) z[s * W + l] = job.species[j];
+      if (keep_rows) row[s * W + l] = start + k;
     }
     if (kDual) load_tangent(l, n);
     return n;
@@ -328,7 +356,7 @@ class Pass {
       int s = first_[other]++;
       for (int c = 0; c < 3; c++) out[(3 * s + c) * W + l] = S(near[3 * k + c]);
       neighbour[s * W + l] = j;
-      z[s * W + l] = other;
+      if (n_species > 1) z[s * W + l] = other;
     }
     return kept;
   }
@@ -339,7 +367,7 @@ class Pass {
   void pair_functions(int slot) {
     for (int s = 0; s < kSlots; s++) chebyshev<SLOPE>(slot + s, s);
     radial_functions<SLOPE>(slot);
-    monomial_values(SLOPE ? p.max_degree - 1 : p.max_degree);
+    monomial_values(p.max_degree - 1);
   }
 
   T displacement(int slot, int k) const {
@@ -378,7 +406,7 @@ class Pass {
     }
   }
 
-  T constant(S x) const {
+  static T constant(S x) {
     if constexpr (kDual) return {V{} + x, V{}};
     else return V{} + x;
   }
@@ -514,17 +542,31 @@ class Pass {
 
   // --- passes ---
 
+  // A component of degree ν is a monomial of degree ν − 1 times x, y or z: the highest degree is never
+  // formed, its factor goes into the weight.
   void moments() {
     for (const CoreTensor& t : p.core) {
-      T weight[kSlots];
-      UNROLL for (int s = 0; s < kSlots; s++) weight[s] = f[t.mu * kSlots + s];
-      const T* from = monomials + t.monomial * kSlots;
+      T weight[3][kSlots];
+      UNROLL for (int s = 0; s < kSlots; s++) weight[0][s] = f[t.mu * kSlots + s];
       T* to = m + t.row;
-      for (int k = 0; k < t.size; k++) {
-        T sum = to[k];
-        UNROLL for (int s = 0; s < kSlots; s++) sum += weight[s] * from[k * kSlots + s];
-        to[k] = sum;
+      if (t.nu == 0) {
+        UNROLL for (int s = 0; s < kSlots; s++) to[0] += weight[0][s];
+        continue;
       }
+      for (int axis = 2; axis >= 0; axis--)
+        UNROLL for (int s = 0; s < kSlots; s++) weight[axis][s] = weight[0][s] * unit[axis][s];
+      const T* from = monomials + t.lower * kSlots;
+      accumulate(to, from, weight[0], t.lower_size);
+      accumulate(to + t.lower_size, from + (t.lower_size - t.nu) * kSlots, weight[1], t.nu);
+      accumulate(to + t.lower_size + t.nu, from + (t.lower_size - 1) * kSlots, weight[2], 1);
+    }
+  }
+
+  static void accumulate(T* to, const T* from, const T (&weight)[kSlots], int n) {
+    for (int k = 0; k < n; k++) {
+      T sum = to[k];
+      UNROLL for (int s = 0; s < kSlots; s++) sum += weight[s] * from[k * kSlots + s];
+      to[k] = sum;
     }
   }
 
@@ -556,8 +598,7 @@ class Pass {
   // Start of the reverse pass: ∂/∂B of what is differentiated.
   void seed() {
     for (int r = 0; r < p.n_rows; r++) g[r] = T{};
-    if constexpr (!kDual)
-      if (w.readout) return read_out();
+    if (w.readout) return read_out();
     const int n = static_cast<int>(p.scalars.size());
     const S* first = static_cast<const S*>(kDual ? job.b_dot_bar : job.b_bar);
     const S* second = static_cast<const S*>(kDual ? job.b_bar : nullptr);
@@ -575,54 +616,96 @@ class Pass {
     }
   }
 
-  // Energies of the atoms and ∂E/∂B, for a linear or neural readout.
+  // Energies of the atoms and, backwards, ∂E/∂B. In a dual pass the seed 1 + ε·energy_weight makes the
+  // tangent part of everything the derivative of Σ energy_weight·E + Ė, the weights' included.
   void read_out() {
     const Readout& head = *w.readout;
     const int n = static_cast<int>(p.scalars.size());
     const size_t n_layers = head.widths.size() - 1;
     size_t total = 0;
     for (int64_t width : head.widths) total += width;
-    V* x = layer_.get(3 * total);
-    V *activation = x + total, *slope = activation + total;
+    T* in = layer_.get(3 * total);
+    T *act = in + total, *slope = act + total;
     for (int s = 0; s < n; s++)
-      x[s] = (value(m[p.scalars[s]]) - S(head.mean[s])) * S(head.inverse_std[s]);
-    const double* weights = head.weights.data();
-    V* in = x;
-    V* act = activation;
+      in[s] = times(m[p.scalars[s]] - constant(S(head.mean[s])), S(head.inverse_std[s]));
+    const S* weight = weights;
     for (size_t layer = 0; layer < n_layers; layer++) {
-      int64_t a = head.widths[layer], b = head.widths[layer + 1];
-      V* out = in + a;
+      const int64_t a = head.widths[layer], b = head.widths[layer + 1];
+      dense(in, weight, weight + a * b, act, a, b);
+      T* out = in + a;
       for (int64_t j = 0; j < b; j++) {
-        V sum = V{} + S(weights[a * b + j]);
-        for (int64_t i = 0; i < a; i++) sum += in[i] * S(weights[j * a + i]);
-        act[j] = hyperbolic_tangent(sum);
+        act[j] = hyperbolic_tangent(act[j]);
         out[j] = a == b ? in[j] + act[j] : act[j];
       }
-      weights += a * b + b;
+      weight += a * b + b;
       act += b;
       in = out;
     }
-    int64_t width = head.widths[n_layers];
-    V energy = V{};
-    for (int64_t i = 0; i < width; i++) {
-      energy += in[i] * S(weights[i] * head.scale);
-      slope[i] = V{} + S(weights[i] * head.scale);
-    }
-    for (int l = 0; l < n_lanes; l++) w.energies[atom[l]] = double(energy[l]) + head.shifts[species];
-    for (size_t layer = n_layers; layer-- > 0;) {
-      int64_t a = head.widths[layer], b = head.widths[layer + 1];
-      weights -= a * b + b;
-      act -= b;
-      V* below = slope + b;
-      for (int64_t i = 0; i < a; i++) below[i] = a == b ? slope[i] : V{};
-      for (int64_t j = 0; j < b; j++) {
-        V up = slope[j] * (1 - act[j] * act[j]);
-        for (int64_t i = 0; i < a; i++) below[i] += up * S(weights[j * a + i]);
+    const int64_t width = head.widths[n_layers];
+    T seed = constant(S(head.scale));
+    if constexpr (kDual)
+      for (int l = 0; l < W; l++) {
+        seed.v[l] = l < n_lanes ? S(head.scale) : S(0);
+        seed.d[l] = l < n_lanes ? S(head.scale * job.energy_weight[atom[l]]) : S(0);
       }
+    T energy = T{};
+    for (int64_t i = 0; i < width; i++) {
+      energy += times(in[i], weight[i]);
+      slope[i] = times(seed, weight[i]);
+    }
+    V* bar = weight_sums ? weight_sums + (weight - weights) : nullptr;
+    if (bar)
+      for (int64_t i = 0; i < width; i++) bar[i] += wanted(seed * in[i]);
+    if (job.energies)
+      for (int l = 0; l < n_lanes; l++) job.energies[atom[l]] = double(value(energy)[l]) * head.scale;
+    for (size_t layer = n_layers; layer-- > 0;) {
+      const int64_t a = head.widths[layer], b = head.widths[layer + 1];
+      weight -= a * b + b;
+      act -= b;
+      in -= a;
+      T* below = slope + b;
+      for (int64_t i = 0; i < a; i++) below[i] = a == b ? slope[i] : T{};
+      for (int64_t j = 0; j < b; j++) slope[j] = slope[j] * (constant(1) - act[j] * act[j]);
+      dense_reverse(slope, weight, below, a, b);
+      if (weight_sums) dense_gradient(slope, in, weight_sums + (weight - weights), a, b);
       slope = below;
     }
-    if constexpr (!kDual)
-      for (int s = 0; s < n; s++) g[p.scalars[s]] += slope[s] * S(head.inverse_std[s]);
+    for (int s = 0; s < n; s++) g[p.scalars[s]] += times(slope[s], S(head.inverse_std[s]));
+  }
+
+  // out[j] = bias[j] + Σ_i weight[j, i]·in[i]; four outputs at once, so that inputs are loaded once.
+  static void dense(const T* in, const S* weight, const S* bias, T* out, int64_t a, int64_t b) {
+    int64_t j = 0;
+    for (; j + 4 <= b; j += 4) {
+      T sum[4] = {T{}, T{}, T{}, T{}};
+      for (int64_t i = 0; i < a; i++)
+        UNROLL for (int k = 0; k < 4; k++) sum[k] += times(in[i], weight[(j + k) * a + i]);
+      for (int k = 0; k < 4; k++) out[j + k] = sum[k] + constant(bias[j + k]);
+    }
+    for (; j < b; j++) {
+      T sum = constant(bias[j]);
+      for (int64_t i = 0; i < a; i++) sum += times(in[i], weight[j * a + i]);
+      out[j] = sum;
+    }
+  }
+
+  static void dense_reverse(const T* slope, const S* weight, T* below, int64_t a, int64_t b) {
+    int64_t j = 0;
+    for (; j + 4 <= b; j += 4)
+      for (int64_t i = 0; i < a; i++) {
+        T sum = below[i];
+        UNROLL for (int k = 0; k < 4; k++) sum += times(slope[j + k], weight[(j + k) * a + i]);
+        below[i] = sum;
+      }
+    for (; j < b; j++)
+      for (int64_t i = 0; i < a; i++) below[i] += times(slope[j], weight[j * a + i]);
+  }
+
+  static void dense_gradient(const T* slope, const T* in, V* bar, int64_t a, int64_t b) {
+    for (int64_t j = 0; j < b; j++) {
+      for (int64_t i = 0; i < a; i++) bar[j * a + i] += wanted(slope[j] * in[i]);
+      bar[a * b + j] += wanted(slope[j]);
+    }
   }
 
   // ∂E/∂d of every pair, from the slopes of the moments: radial part along û, angular part across it.
@@ -730,18 +813,29 @@ class Pass {
       pair_functions<false>(slot);
       for (int i = 0; i < p.n_radial * kSlots; i++) by_radial[i] = T{};
       for (const CoreTensor& t : p.core) {
-        T sum[kSlots];
-        UNROLL for (int s = 0; s < kSlots; s++) sum[s] = by_radial[t.mu * kSlots + s];
-        const T* from = monomials + t.monomial * kSlots;
-        for (int k = 0; k < t.size; k++) {
-          const T slope = g[t.row + k];
-          UNROLL for (int s = 0; s < kSlots; s++) sum[s] += slope * from[k * kSlots + s];
+        T* to = by_radial + t.mu * kSlots;
+        if (t.nu == 0) {
+          UNROLL for (int s = 0; s < kSlots; s++) to[s] += g[t.row];
+          continue;
         }
-        UNROLL for (int s = 0; s < kSlots; s++) by_radial[t.mu * kSlots + s] = sum[s];
+        const T *slope = g + t.row, *from = monomials + t.lower * kSlots;
+        add_projection(to, unit[0], slope, from, t.lower_size);
+        add_projection(to, unit[1], slope + t.lower_size, from + (t.lower_size - t.nu) * kSlots, t.nu);
+        add_projection(to, unit[2], slope + t.lower_size + t.nu, from + (t.lower_size - 1) * kSlots, 1);
       }
       add_outer(slot);
     }
     flush();
+  }
+
+  static void add_projection(T* to, const T (&axis)[kSlots], const T* slope, const T* from, int n) {
+    T sum[kSlots];
+    UNROLL for (int s = 0; s < kSlots; s++) sum[s] = T{};
+    for (int k = 0; k < n; k++) {
+      const T weight = slope[k];
+      UNROLL for (int s = 0; s < kSlots; s++) sum[s] += weight * from[k * kSlots + s];
+    }
+    UNROLL for (int s = 0; s < kSlots; s++) to[s] += axis[s] * sum[s];
   }
 
   void add_outer(int slot) {
@@ -769,6 +863,15 @@ class Pass {
     const T a = by_radial[mu * kSlots + s], b = q[n * kSlots + s];
     if constexpr (kDual) return a.v * b.d + a.d * b.v;
     else return a * b;
+  }
+
+  void flush_weights() {
+    unflushed = 0;
+    if (!weight_sums) return;
+    for (size_t i = 0; i < w.readout->weights.size(); i++) {
+      for (int l = 0; l < W; l++) weights_bar_[i] += double(weight_sums[i][l]);
+      weight_sums[i] = V{};
+    }
   }
 
   void flush() {
@@ -811,6 +914,13 @@ inline void make_blocks(const mtp_job& job, int lanes, std::vector<int32_t>& ord
   }
 }
 
+inline void add_threads(const std::vector<std::vector<double>>& parts, int64_t n, double* out) {
+  for (int64_t i = 0; i < n; i++) {
+    out[i] = 0;
+    for (const auto& part : parts) out[i] += part[i];
+  }
+}
+
 template <class S, class T>
 const char* run_as(const Work& w) {
   const mtp_job& job = w.job;
@@ -823,7 +933,8 @@ const char* run_as(const Work& w) {
   n_threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(job.n_threads, blocks.size() / 2)));
 #endif
   // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
-  std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads);
+  std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads), weights_bar(n_threads);
+  const size_t n_weights = job.weights_bar ? w.readout->weights.size() : 0;
   bool bad = false;
   const int64_t n_blocks = static_cast<int64_t>(blocks.size());
 #pragma omp parallel num_threads(n_threads) reduction(|| : bad)
@@ -847,9 +958,12 @@ const char* run_as(const Work& w) {
       c_bar[t].assign(c_size, 0.0);
       own_c_bar = c_bar[t].data();
     }
-    Pass<S, T> pass(w, own_forces, own_c_bar);
-    for (int64_t b = n_blocks * t / n_threads; b < n_blocks * (t + 1) / n_threads && !bad; b++)
-      bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
+    weights_bar[t].assign(n_weights, 0.0);
+    {
+      Pass<S, T> pass(w, own_forces, own_c_bar, n_weights ? weights_bar[t].data() : nullptr);
+      for (int64_t b = n_blocks * t / n_threads; b < n_blocks * (t + 1) / n_threads && !bad; b++)
+        bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
+    }
 #pragma omp barrier
     if (job.forces)
 #pragma omp for schedule(static)
@@ -857,18 +971,13 @@ const char* run_as(const Work& w) {
         for (int k = 1; k < n_threads; k++) job.forces[i] += forces[k][i];
   }
   if (bad) return "a neighbour index or pair range is out of bounds";
-  if (job.c_bar) {
-    double* out = static_cast<double*>(job.c_bar);
-    for (int64_t i = 0; i < c_size; i++) {
-      out[i] = 0;
-      for (int t = 0; t < n_threads; t++) out[i] += c_bar[t][i];
-    }
-  }
+  if (job.c_bar) add_threads(c_bar, c_size, static_cast<double*>(job.c_bar));
+  if (n_weights) add_threads(weights_bar, n_weights, job.weights_bar);
   return nullptr;
 }
 
 const char* run(const Work& w) {
-  const bool dual = w.job.d_dot || w.job.v || w.job.c_dot;
+  const bool dual = w.job.d_dot || w.job.v || w.job.c_dot;  // c_dot alone goes with a zero d_dot
   if (w.job.single) {
     typedef Lanes<float>::Vector V;
     return dual ? run_as<float, Dual<V>>(w) : run_as<float, V>(w);

@@ -11,6 +11,7 @@ extern "C" {
 #endif
 
 typedef struct mtp_basis mtp_basis;
+typedef struct mtp_readout mtp_readout;
 typedef struct mtp_model mtp_model;
 
 /* Name of the instruction set in use: "v4", "v3", "v2" or "plain". */
@@ -26,10 +27,19 @@ void mtp_basis_free(mtp_basis* basis);
  * moments, 3 coefficient gradient; per atom 4 products, 5 their reverse. */
 void mtp_basis_cost(const mtp_basis* basis, int64_t* counts);
 
+/* Energy of an atom from its invariants: x = (B − mean)·inverse_std; layer k is (widths[k], width before)
+ * weights then widths[k] biases, tanh, added to its input where the widths are equal; then the last linear
+ * weights, without bias, times scale. n_layers 0: linear. */
+int mtp_readout_new(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
+                    int64_t n_layers, const int64_t* widths, const double* weights, mtp_readout** out,
+                    char* message, int64_t message_size);
+void mtp_readout_free(mtp_readout* readout);
+
 /* One pass over a batch: what is computed follows from the pointers that are given.
  * Pairs of atom i: rows start[i] … start[i] + count[i] of neighbour and displacement; neighbour is relative
  * to base[i]. A tangent direction (v and strain, or d_dot, and c_dot) makes the pass a dual one: then
  * b_dot is available, the seeds are (b_dot_bar, b_bar) and c_bar, d_bar are those of Σ b_bar·B + b_dot_bar·Ḃ.
+ * With a readout the seeds follow from it: the pass is that of Σ E, or in a dual one of Σ energy_weight·E + Ė.
  */
 typedef struct mtp_job {
   int64_t single, n_threads, n_atoms, n_species, n_rows;
@@ -48,6 +58,8 @@ typedef struct mtp_job {
   /* seeds of the reverse pass */
   const void* b_bar;     /* (atoms, n_scalars) real */
   const void* b_dot_bar; /* (atoms, n_scalars) real */
+  const mtp_readout* readout;
+  const double* energy_weight; /* (atoms) */
   /* results */
   void* b;      /* (atoms, n_scalars) real */
   void* b_dot;  /* (atoms, n_scalars) real */
@@ -55,16 +67,14 @@ typedef struct mtp_job {
   void* d_bar;  /* (rows, 3) real; rows of other atoms are left alone */
   double* forces; /* (atoms, 3) */
   double* virial; /* (atoms, 6) Σ_j d ⊗ ∂E_i/∂d, Voigt order */
+  double* energies;    /* (atoms) of the readout */
+  double* weights_bar; /* like the readout's weights: of Σ energy_weight·E + Ė */
 } mtp_job;
 int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size);
 
-/* A potential ready for inference: linear or NN readout of one head. Network: layer k is
- * (widths[k+1], widths[k]) weights then widths[k+1] biases, tanh, with a skip where widths are equal;
- * the last linear weights (widths[n_layers]) are then applied. x = (B − mean)·inverse_std. */
-int mtp_model_new(const mtp_basis* basis, int64_t n_species, const double* c, const double* shifts,
-                  const double* mean, const double* inverse_std, double scale, int64_t n_layers,
-                  const int64_t* widths, const double* weights, mtp_model** out, char* message,
-                  int64_t message_size);
+/* A potential ready for inference: coefficients (S, S, n_radial, n_q), shifts (S), one readout. */
+int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_species, const double* c,
+                  const double* shifts, mtp_model** out, char* message, int64_t message_size);
 /* The same from a model file (safetensors). head: name, or null when the file has one head. */
 int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
                    int64_t message_size);

@@ -41,20 +41,20 @@ struct Plan {
 
 constexpr double kClampWidth = 0.1;  // Å, as in mtp/basis/radial.py
 
+// Linear or NN readout of the invariants (mtp_readout_new).
 struct Readout {
   std::vector<int64_t> widths;  // of the inputs and the hidden layers
-  std::vector<double> weights, mean, inverse_std, shifts;
+  std::vector<double> weights, mean, inverse_std;
   double scale = 1;
 };
 
-// One call: a job on given displacements, or inference on positions with a readout.
+// One call: a job on given displacements, or inference on positions.
 struct Work {
   const Plan* plan = nullptr;
   mtp_job job{};
   const Readout* readout = nullptr;
   const double* positions = nullptr;  // inference: displacements come from here
   int64_t n_all = 0;                  // atoms that can be neighbours and receive forces
-  double* energies = nullptr;
 };
 
 using RunFunction = const char* (*)(const Work&);  // null, or what went wrong
