@@ -146,8 +146,10 @@ class VerletList:
         """(pairs, 3) in Å from every atom to its neighbours, for the positions as they are now."""
         if not self._holds(atoms):
             self._build(atoms)
-        positions = atoms.positions
-        return positions[self.neighbour] - positions[self.centre] + self.offset
+        found = np.take(atoms.positions, self.neighbour, axis=0)
+        found -= np.repeat(atoms.positions, self.count, axis=0)
+        found += self.offset
+        return found
 
     def _holds(self, atoms: Atoms) -> bool:
         before = self._built_for
@@ -168,8 +170,7 @@ class VerletList:
         structure = Structure(atoms.numbers, positions, cell, atoms.pbc)
         self.count, self.neighbour, vectors = neighbour_pairs(structure, self.cutoff + self.skin)
         self.start = np.cumsum(self.count, dtype=np.int64) - self.count
-        self.centre = np.repeat(np.arange(len(atoms)), self.count)
-        self.offset = vectors - positions[self.neighbour] + positions[self.centre]
+        self.offset = vectors - positions[self.neighbour] + np.repeat(positions, self.count, axis=0)
         self._built_for = Atoms(positions=positions, cell=cell, pbc=atoms.pbc)
         self.builds += 1
 
