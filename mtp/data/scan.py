@@ -117,6 +117,10 @@ def _filter_warnings(
             + (f"; {hint}" if raw else "")
         )
     warnings = [hint] if raw else []
+    bad = [item.where for item in structures if not is_finite(item)]
+    if bad:
+        where = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+        warnings.append(f"left out {len(bad)} frames with NaN or infinity: {where}")
     lost = sum(total.values()) - total["duplicate"]
     if lost > MANY * len(structures):
         warnings.append(
