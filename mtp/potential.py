@@ -175,6 +175,8 @@ class Potential(nn.Module):
             readout.add_gradient(weights_bar)
             return
         b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
+        if not b.requires_grad:  # the descriptor is frozen
+            b.requires_grad_()
         energies = readout(b)
         (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
         ((weight * energies).sum() + (slope * b_dot).double().sum()).backward()
