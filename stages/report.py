@@ -307,7 +307,11 @@ def _sections(run: Run) -> list[tuple[str, str]]:
 
 def _provenance(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, entries) of where everything comes from."""
-    settings = [(name, str(value)) for name, value in (run.plan or {}).get("run", {}).items()]
+    settings = [
+        (name, f"{value:g} GiB for neighbour pairs" if name == "memory" else str(value))
+        for name, value in (run.plan or {}).get("run", {}).items()
+        if value is not None and value is not False
+    ]
     return [
         ("Model", _details(run)),
         ("Run", [("time", tables.duration(run.seconds)), *settings]),
