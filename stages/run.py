@@ -81,10 +81,10 @@ def read_data(plan: Plan, task: str) -> Dataset:
         dataset = prepare(plan.data[task], seed=plan.run.seed, cutoff=plan.model.rc)
     except DataError as error:
         raise InvalidInput(str(error)) from error
-    for message in dataset.scan["warnings"]:
-        warn(message)
     if plan.run.strict and dataset.scan["warnings"]:
         raise InvalidInput(*dataset.scan["warnings"])
+    for message in dataset.scan["warnings"]:
+        warn(message)
     if len(dataset.train) < plan.run.batch_size:
         say(f"batch_size {plan.run.batch_size}: one batch holds all {len(dataset.train)} frames")
     return dataset
