@@ -100,7 +100,7 @@ def _train(options: argparse.Namespace) -> None:
         print(json_schema(), end="")
         return
     if options.control is None:
-        raise InvalidInput("mtp-train: no control file; name it first, before --data, or see --help")
+        raise InvalidInput("mtp-train: no control file; name it before --data, or see --help")
     from stages.control_reader import read_control
     from stages.resolve import resolve
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from stages.control import ControlFile, FileEntry, Section, Target
+from stages.defaults import default_stages
+from stages.messages import stage_table
 
 INTRODUCTION = """\
 # The control file
@@ -27,8 +29,8 @@ CLOSING = """\
 ## How the keys become a plan
 
 Stages follow one another in the order of the lists; calibration comes last. When none of the six
-lists is given, the default plan of `stages/defaults.py` applies, keys of other sections included;
-when lists are given without `stage_options`, every stage uses Adam on all parameters.
+lists is given, the default plan applies (below); other keys change it. When lists are given without
+`stage_options`, every stage uses Adam on all parameters.
 
 `total_epoch` is split by largest remainder, every stage getting at least one epoch.
 
@@ -42,6 +44,18 @@ A conflict that LightPFP resolves in silence is a warning, and an error with `--
 `total_epoch` beside explicit epochs (`total_epoch` holds), `pretrained_model` or `reload_model`
 beside keys of the architecture (the model's holds), files beside `--data` or `--test` (the command
 line's hold), a term that no structure has labels for (its coefficient is 0).
+"""
+
+
+DEFAULT_PLAN = """\
+## The default plan
+
+It applies when none of the six stage lists is given. Columns energy, forces and stress are the
+coefficients of the loss.
+
+```
+{stages}
+```
 """
 
 
@@ -59,7 +73,8 @@ def markdown() -> str:
     parts = [INTRODUCTION]
     for name, section in ControlFile.model_fields.items():
         parts.append(_section(name, section.annotation))
-    return "\n".join([*parts, CLOSING])
+    plan = DEFAULT_PLAN.format(stages=stage_table(default_stages()))
+    return "\n".join([*parts, CLOSING, plan])
 
 
 def _allow_comments(schema: Any) -> None:

@@ -33,9 +33,14 @@ def describe_plan(plan: Plan) -> str:
         f"run: seed {run.seed}, {run.dtype}, batches of {run.batch_size} structures, "
         f"{run.memory:g} GiB for neighbour pairs"
     )
-    lines += ["", table(HEADINGS, *(_stage_row(one, t) for one in plan.stages for t in one.tasks))]
+    lines += ["", stage_table(plan.stages)]
     total = sum(one.epochs for one in plan.stages)
     return "\n".join([*lines, f"{total} epochs in {len(plan.stages)} stages"])
+
+
+def stage_table(stages: Iterable[Stage]) -> str:
+    """Stages as a table, one row for each task."""
+    return table(HEADINGS, *(_stage_row(one, task) for one in stages for task in one.tasks))
 
 
 def table(*rows: Iterable[str]) -> str:
