@@ -39,7 +39,7 @@ class History:
         """
         if not path.exists():
             return cls(())
-        lines = path.read_text().split("\n")
+        lines = path.read_text(encoding="utf-8").split("\n")
         if lines[-1]:
             lines = lines[:-1]
         return cls(tuple(_parse(path, i, line) for i, line in enumerate(lines, 1) if line))
