@@ -35,7 +35,7 @@ def radial_basis(r: Tensor, spec: RadialSpec) -> tuple[Tensor, Tensor]:
         t_slope.append(2 * t[-2] + 2 * xi * t_slope[-1] - t_slope[-2])
     chebyshev = torch.stack(t[: spec.size], -1)
     chebyshev_slope = torch.stack(t_slope[: spec.size], -1) * (2 / (spec.r_max - spec.r_min))
-    x = torch.clamp(spec.r_max - r, min=0)[:, None]
+    x = torch.where(r >= spec.r_max, 0.0, spec.r_max - r)[:, None]  # NaN stays NaN
     return chebyshev * x * x, (chebyshev_slope * x * x - 2 * x * chebyshev) * slope[:, None]
 
 

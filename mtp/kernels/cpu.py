@@ -19,6 +19,7 @@ from mtp.geometry import Pairs
 from mtp.heads import Readout
 
 MESSAGE_SIZE = 256
+_SOMEWHERE = torch.zeros(1)
 DOUBLES = ("c_bar", "forces", "virial", "energies", "energy_weight", "weights_bar")
 
 
@@ -139,6 +140,7 @@ class CpuKernel:
 
     def __init__(self, table: MomentTable, radial: RadialSpec) -> None:
         self.table = table
+        self.radial = radial
         self.basis = NativeBasis(table, radial)
 
     def invariants(self, c: Tensor, pairs: Pairs) -> Tensor:
@@ -147,7 +149,7 @@ class CpuKernel:
         return b
 
     def gradient(self, b_bar: Tensor, c: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        c_bar, d_bar = self._like_c(c), torch.zeros_like(pairs.displacement)
+        c_bar, d_bar = self._like_c(c), c.new_zeros(pairs.displacement.shape)
         self._run(pairs, c, b_bar=b_bar, c_bar=c_bar, d_bar=d_bar)
         return c_bar.to(c.dtype), d_bar
 
@@ -161,7 +163,7 @@ class CpuKernel:
         pairs: Pairs,
     ) -> tuple[Tensor, Tensor, Tensor]:
         b_dot = self._per_scalar(c, pairs)
-        c_bar, d_bar = self._like_c(c), torch.zeros_like(pairs.displacement)
+        c_bar, d_bar = self._like_c(c), c.new_zeros(pairs.displacement.shape)
         self._run(
             *(pairs, c),
             **dict(c_dot=c_dot, d_dot=d_dot, b_bar=b_bar, b_dot_bar=b_dot_bar),
@@ -219,14 +221,14 @@ class CpuKernel:
     def _run(
         self, pairs: Pairs, c: Tensor, readout: Readout | None = None, **arrays: Tensor
     ) -> None:
-        """One pass over the batch; every array has been checked for shape by its maker."""
+        """One pass over the batch, into the result arrays among `arrays`."""
         if c.dtype not in (torch.float32, torch.float64) or pairs.displacement.dtype != c.dtype:
             raise TypeError(f"coefficients {c.dtype} and displacements {pairs.displacement.dtype}")
         kept = {
             "c": c.contiguous(),
             "displacement": pairs.displacement.contiguous(),
             "species": pairs.species.int().contiguous(),
-            "start": pairs.start.contiguous(),
+            "start": pairs.start.long().contiguous(),
             "count": pairs.count.int().contiguous(),
             "base": pairs.base.int().contiguous(),
             "neighbour": pairs.neighbour.int().contiguous(),
@@ -234,6 +236,7 @@ class CpuKernel:
         for name, array in arrays.items():
             real = torch.float64 if name in DOUBLES else c.dtype
             kept[name] = array.to(real).contiguous()
+        self._check_shapes(kept)
         native = None if readout is None else NativeReadout(readout)
         job = Job(
             readout=native and native.pointer,
@@ -242,6 +245,23 @@ class CpuKernel:
             n_atoms=len(pairs),
             n_species=len(c),
             n_rows=len(pairs.displacement),
-            **{name: array.data_ptr() for name, array in kept.items()},
+            # An empty array has no address, but a null pointer would mean that it is not given.
+            **{name: array.data_ptr() or _SOMEWHERE.data_ptr() for name, array in kept.items()},
         )
         call(library().mtp_run, self.basis.pointer, ctypes.byref(job))
+
+    def _check_shapes(self, arrays: dict[str, Tensor]) -> None:
+        """The library knows addresses only: a wrong shape would read beyond an array's end."""
+        n, rows, k = len(arrays["species"]), len(arrays["displacement"]), len(self.table.scalars)
+        species = len(arrays["c"])
+        c = (species, species, self.table.n_radial, self.radial.size)
+        shapes = {"c": c, "c_dot": c, "displacement": (rows, 3), "d_dot": (rows, 3)}
+        shapes |= {name: (n,) for name in ("start", "count", "base", "energy_weight")}
+        shapes |= {"neighbour": (rows,), "v": (n, 3), "strain": (n, 6)}
+        shapes |= {"b_bar": (n, k), "b_dot_bar": (n, k)}
+        for name, array in arrays.items():
+            if tuple(array.shape) != shapes.get(name, array.shape) or array.device.type != "cpu":
+                raise ValueError(
+                    f"{name} must have shape {shapes.get(name)} on the CPU, "
+                    f"got {tuple(array.shape)} on {array.device}"
+                )

@@ -234,7 +234,11 @@ class Pass {
   // slots is filled with pairs beyond the cutoff, which contribute exactly zero.
   bool load() {
     int longest = 0, filled[W];
-    for (int l = 0; l < n_lanes; l++) longest = std::max(longest, job.count[atom[l]]);
+    for (int l = 0; l < n_lanes; l++) {
+      const int64_t a = atom[l], start = job.start[a], n = job.count[a];
+      if (n < 0 || start < 0 || start > job.n_rows - n) return false;
+      longest = std::max(longest, job.count[a]);
+    }
     reserve(longest);
     n_slots = 0;
     for (int l = 0; l < W; l++) {
@@ -277,7 +281,6 @@ class Pass {
   int load_rows(int l) {
     int64_t a = atom[l], start = job.start[a];
     int n = job.count[a];
-    if (n < 0 || start < 0 || start + n > job.n_rows) return -1;
     const S* from = static_cast<const S*>(job.displacement);
     int32_t base = job.base[a];
     const int32_t* list = job.neighbour + start;
@@ -298,7 +301,7 @@ class Pass {
       if (n_species > 1) z[s * W + l] = job.species[j];
       if (keep_rows) row[s * W + l] = start + k;
     }
-    if (kDual) load_tangent(l, n);
+    if (kDual && n) load_tangent(l, n);
     return n;
   }
 
@@ -328,7 +331,6 @@ class Pass {
   int load_positions(int l) {
     int64_t a = atom[l], start = job.start[a];
     int n = job.count[a], kept = 0;
-    if (n < 0 || start < 0 || start + n > job.n_rows) return -1;
     const double* x = w.positions;
     const double ox = x[3 * a], oy = x[3 * a + 1], oz = x[3 * a + 2], limit = p.r_max * p.r_max;
     double* near = near_.get(3 * size_t(n) + 3);
@@ -388,7 +390,7 @@ class Pass {
     bool clamped = clamp(r, slope);
     const S scale = S(2 / (p.r_max - p.r_min)), shift = S((p.r_min + p.r_max) / (p.r_max - p.r_min));
     T depth = constant(S(p.r_max)) - r;
-    depth = where_positive(value(depth), depth);
+    depth = zero_unless_positive(value(depth), depth);
     T xi = times(r, scale) - constant(shift), two_xi = xi + xi;
     T square = depth * depth, first = times(depth, S(-2));
     q[s] = square;
@@ -411,9 +413,9 @@ class Pass {
     else return V{} + x;
   }
 
-  static T where_positive(V test, T x) {
-    if constexpr (kDual) return {test > 0 ? x.v : V{}, test > 0 ? x.d : V{}};
-    else return test > 0 ? x : V{};
+  static T zero_unless_positive(V test, T x) {  // NaN stays NaN
+    if constexpr (kDual) return {test <= 0 ? V{} : x.v, test <= 0 ? V{} : x.d};
+    else return test <= 0 ? V{} : x;
   }
 
   // Below r_min the distance saturates smoothly; rare, so lane by lane.
@@ -917,7 +919,8 @@ inline void make_blocks(const mtp_job& job, int lanes, std::vector<int32_t>& ord
 inline void add_threads(const std::vector<std::vector<double>>& parts, int64_t n, double* out) {
   for (int64_t i = 0; i < n; i++) {
     out[i] = 0;
-    for (const auto& part : parts) out[i] += part[i];
+    for (const auto& part : parts)
+      if (!part.empty()) out[i] += part[i];
   }
 }
 
@@ -935,13 +938,14 @@ const char* run_as(const Work& w) {
   // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
   std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads), weights_bar(n_threads);
   const size_t n_weights = job.weights_bar ? w.readout->weights.size() : 0;
-  bool bad = false;
+  bool bad = false, no_memory = false;
   const int64_t n_blocks = static_cast<int64_t>(blocks.size());
-#pragma omp parallel num_threads(n_threads) reduction(|| : bad)
-  {
-    int t = 0;
+#pragma omp parallel num_threads(n_threads) reduction(|| : bad, no_memory)
+  try {
+    int t = 0, team = 1;
 #ifdef _OPENMP
     t = omp_get_thread_num();
+    team = omp_get_num_threads();  // OpenMP may give fewer than asked for
 #endif
     double* own_forces = nullptr;
     if (job.forces) {
@@ -961,16 +965,20 @@ const char* run_as(const Work& w) {
     weights_bar[t].assign(n_weights, 0.0);
     {
       Pass<S, T> pass(w, own_forces, own_c_bar, n_weights ? weights_bar[t].data() : nullptr);
-      for (int64_t b = n_blocks * t / n_threads; b < n_blocks * (t + 1) / n_threads && !bad; b++)
+      for (int64_t b = n_blocks * t / team; b < n_blocks * (t + 1) / team && !bad; b++)
         bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
     }
-#pragma omp barrier
-    if (job.forces)
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < 3 * w.n_all; i++)
-        for (int k = 1; k < n_threads; k++) job.forces[i] += forces[k][i];
+  } catch (const std::bad_alloc&) {  // no exception may leave a parallel region
+    no_memory = true;
   }
+  if (no_memory) return "out of memory";
   if (bad) return "a neighbour index or pair range is out of bounds";
+  if (job.forces && n_threads > 1) {
+#pragma omp parallel for num_threads(n_threads)
+    for (int64_t i = 0; i < 3 * w.n_all; i++)
+      for (const auto& part : forces)
+        if (!part.empty()) job.forces[i] += part[i];
+  }
   if (job.c_bar) add_threads(c_bar, c_size, static_cast<double*>(job.c_bar));
   if (n_weights) add_threads(weights_bar, n_weights, job.weights_bar);
   return nullptr;
