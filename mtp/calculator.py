@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Pairs, neighbour_pairs
+from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
 from mtp.potential import Potential, Prediction
 from mtp.structure import Structure
@@ -23,9 +24,10 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 class MTPCalculator(Calculator):
     """Energy, energies, forces (eV, eV/Å) and stress (eV/Å³, positive = tension) of a potential.
 
-    model: a model file or a Potential. head: which head of a multi-task model; may be left out
-    where there is one. device: "auto", "cpu" or "cuda". dtype: "float64" or "float32". skin: Å; the
-    neighbour list is found again when an atom has moved by half of it, or the cell has changed.
+    model: a model file, a .mtp file or a Potential. head: which head of a multi-task model; may be
+    left out where there is one. device: "auto", "cpu" or "cuda". dtype: "float64" or "float32".
+    skin: Å; the neighbour list is found again when an atom has moved by half of it, or the cell
+    has changed.
 
     The stress is there for three periodic directions only; otherwise ASE's
     PropertyNotImplementedError. Raises InvalidInput for elements that the potential does not know.
@@ -53,7 +55,7 @@ class MTPCalculator(Calculator):
             raise InvalidInput(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.device = _device(device)
         self.dtype = DTYPES[dtype]
-        potential = _copy(model) if isinstance(model, Potential) else load_model(model)
+        potential = _potential(model)
         self.head = _head(potential, head)
         self.potential = potential.to(self.device).cast(self.dtype)
         self.list = VerletList(potential.spec.cutoff, skin)
@@ -175,11 +177,13 @@ class VerletList:
         self.builds += 1
 
 
-def _copy(potential: Potential) -> Potential:
-    """A potential of our own: what happens to the given one later does not reach the calculator."""
-    copy = Potential(potential.spec)
-    copy.load_state_dict(potential.state_dict())
-    return copy
+def _potential(model: str | Path | Potential) -> Potential:
+    """A potential of our own: what happens to a given one later does not reach the calculator."""
+    if isinstance(model, Potential):
+        copy = Potential(model.spec)
+        copy.load_state_dict(model.state_dict())
+        return copy
+    return load_mtp(model) if Path(model).suffix in (".mtp", ".almtp") else load_model(model)
 
 
 def _head(potential: Potential, name: str | None) -> str:

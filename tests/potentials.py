@@ -30,7 +30,7 @@ def random_potential(
     with torch.no_grad():
         for name, tensor in sorted(potential.state_dict().items()):
             values = rng.uniform(-1, 1, tuple(tensor.shape))
-            if name.endswith(("std", "scale")):
+            if name.endswith(("std", "scale", "step")):
                 values = 1.5 + values
             elif name == "radial":
                 values = 0.05 * values

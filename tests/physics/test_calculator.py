@@ -21,7 +21,7 @@ from mtp.errors import InvalidInput
 from mtp.potential import Potential
 from tests.potentials import disordered, random_potential
 
-SILICON = Path(__file__).parents[1] / "reference" / "silicon.mtp.safetensors"
+SILICON = Path(__file__).parents[1] / "reference" / "silicon.mtp"
 SPECIES = (8, 14)
 STEP = 2e-4  # of the finite differences, whose error is of its fourth power
 

@@ -1,17 +1,15 @@
-"""Make motep.json: energies, forces and stresses that MOTEP finds with our .mtp files.
+"""Make motep.json: energies, forces and stresses that MOTEP finds with the .mtp files here.
 
     python tests/reference/make_motep.py
 
-Each case is a model file beside this script (made once, kept: they also show that old model files
-stay readable) and a structure. Needs `pip install motep==0.2.0`.
+Each case is a random potential, kept as .mtp, which does not change with the program's own model
+files, and a structure. Needs `pip install motep==0.2.0`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +20,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from mtp.mlip_file import write_mtp  # noqa: E402
-from mtp.model_file import load_model, save_model  # noqa: E402
-from mtp.potential import Potential  # noqa: E402
 from tests.potentials import SMALL, disordered, random_potential  # noqa: E402
 
 CASES = {
@@ -33,30 +29,28 @@ CASES = {
 }
 
 
-def motep_results(potential: Potential, atoms: Atoms, engine: str) -> dict[str, np.ndarray]:
-    """Energy, energies, forces and stress that MOTEP finds with our .mtp file of a potential."""
+def motep_results(
+    path: Path, species: tuple[int, ...], atoms: Atoms, engine: str
+) -> dict[str, np.ndarray]:
+    """Energy, forces and stress that MOTEP finds with a .mtp file."""
     from motep.calculator import MTP
     from motep.io.mlip.mtp import read_mtp
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_mtp(Path(folder) / "potential.mtp", potential)
-        data = read_mtp(Path(folder) / "potential.mtp")
-    data.species = potential.spec.species
+    data = read_mtp(path)
+    data.species = species
     calculator = MTP(data, engine=engine)
     calculator.calculate(atoms.copy())
     return {key: np.asarray(calculator.results[key]) for key in ("energy", "forces", "stress")}
 
 
 def main() -> None:
-    """Write the model files that are missing, and motep.json."""
+    """Write the .mtp files and motep.json."""
     made = {"program": "motep", "version": version("motep"), "engine": "numpy", "cases": {}}
     for seed, (name, (species, level)) in enumerate(CASES.items()):
-        path = HERE / f"{name}.mtp.safetensors"
-        if not path.exists():
-            save_model(path, random_potential(species, level, seed=seed))
+        path = HERE / f"{name}.mtp"
+        write_mtp(path, random_potential(species, level, seed=seed))
         atoms = disordered(species, seed)
-        results = motep_results(load_model(path), atoms, "numpy")
+        results = motep_results(path, species, atoms, "numpy")
         made["cases"][name] = {
             "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(),

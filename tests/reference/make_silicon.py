@@ -1,4 +1,4 @@
-"""Make silicon.mtp.safetensors: a rough but well-behaved silicon potential for tests of dynamics.
+"""Make silicon.mtp: a rough but well-behaved silicon potential for tests of dynamics.
 
     python tests/reference/make_silicon.py
 
@@ -20,7 +20,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mtp.geometry import Geometry  # noqa: E402
-from mtp.model_file import save_model  # noqa: E402
+from mtp.mlip_file import write_mtp  # noqa: E402
 from mtp.potential import Potential, PotentialSpec  # noqa: E402
 from mtp.structure import Structure  # noqa: E402
 
@@ -72,7 +72,7 @@ def main() -> None:
     with torch.no_grad():
         potential.heads["default"].last.weight[0] = solution[:-1]
         potential.heads["default"].shifts[0] = solution[-1]
-    save_model(HERE / "silicon.mtp.safetensors", potential)
+    write_mtp(HERE / "silicon.mtp", potential)
     print(f"mean absolute error of the forces: {1000 * error:.0f} meV/Å")
 
 
