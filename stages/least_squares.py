@@ -63,11 +63,11 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
     weights and, with ``shifts``, one shift per species after them.
     """
     matrix = slope = None
-    normaliser = objective.normalisers()[task]
     for draw, batch in objective.batches():
         if draw.task != task:
             continue
         errors = Errors.of(objective.potential.predict(batch, task), batch)
+        normaliser = objective.normaliser(task, errors)
         columns = objective.potential.linear_rows(batch, task)
         if shifts:
             columns = _with_shifts(columns, batch, len(objective.potential.spec.species))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from stages.loss import Errors, Sums, cotangents, label_counts, weighted_loss
+from stages.loss import Errors, Sums, cotangents, weighted_loss
 from stages.plan import Stage, TaskStage
 from stages.tasks import Draw, TaskData, chunks
 
@@ -47,15 +49,10 @@ class Objective:
         for draw in self.draws:
             yield draw, self.data[draw.task].train.batch(draw.indices)
 
-    def normalisers(self) -> dict[str, Tensor]:
-        """Task → (3,) what the sums of residuals over all draws are divided by."""
-        counts = dict.fromkeys(self.shares, torch.zeros(3).double())
-        if len(self.draws) == 1:
-            draw, batch = next(self.batches())
-            counts[draw.task] = label_counts(batch).cpu()
-        else:
-            counts = {task: self.data[task].counts for task in self.shares}
-        return {task: self.data[task].normaliser(count) for task, count in counts.items()}
+    def normaliser(self, task: str, errors: Errors) -> Tensor:
+        """(3,) what the sums of a task's residuals over all draws are divided by."""
+        data = self.data[task]
+        return data.normaliser(errors.counts if len(self.draws) == 1 else data.counts)
 
     def gradient(self) -> Evaluation:
         """Evaluate the loss; afterwards every parameter's ``.grad`` holds its gradient."""
@@ -64,12 +61,11 @@ class Objective:
 
     def value(self, with_gradient: bool = False) -> Evaluation:
         """Evaluate the loss, and on request add its gradient to every parameter's ``.grad``."""
-        normalisers = self.normalisers()
         value, sums = 0.0, {}
         for draw, batch in self.batches():
             task = self.stage.tasks[draw.task]
             errors = Errors.of(self.potential.predict(batch, draw.task), batch)
-            normaliser = normalisers[draw.task].to(errors.energy.device)
+            normaliser = self.normaliser(draw.task, errors).to(errors.energy.device)
             share = self.shares[draw.task]
             part = Sums.of(errors, task)
             value += share * float(weighted_loss(part.minimised, normaliser, task.coefficients))
@@ -81,16 +77,15 @@ class Objective:
 
     def not_finite(self) -> NotFinite:
         """The error for a loss that is not finite, naming the worst frame of the draws."""
-        for draw, batch in self.batches():
-            errors = Errors.of(self.potential.predict(batch, draw.task), batch)
-            bad = not_finite_frames(errors, batch)
-            if bad.any():
-                frame = int(torch.nonzero(bad)[0])
-                where = self.data[draw.task].where["train"][draw.indices[frame]]
-                return NotFinite(f"the loss is not finite at frame {where}")
-        draw, batch = next(self.batches())
-        where = self.data[draw.task].where["train"][draw.indices[worst_frame(errors, batch)]]
-        return NotFinite(f"the gradient of the loss is not finite; worst frame {where}")
+        size, where = max(self._worst_frames())
+        what = "loss" if math.isinf(size) else "gradient of the loss"
+        return NotFinite(f"the {what} is not finite; worst frame {where}")
+
+    def _worst_frames(self) -> Iterator[tuple[float, str]]:
+        """Size of the largest error and the frame it is in, for each draw."""
+        for draw in self.draws:
+            data = self.data[draw.task]
+            yield worst_frame(self.potential, draw.task, data.train, draw.indices)
 
 
 def add(sums: dict[str, Sums], task: str, part: Sums) -> None:
@@ -110,17 +105,14 @@ def evaluate(
     return total
 
 
-def frame_size(errors: Errors, batch: Batch) -> Tensor:
-    """(S,) Σ |error| of each frame over all its labels; NaN or infinite where one is."""
-    size = errors.energy.abs() + errors.stress.abs().sum(1)
-    return size.index_add(0, batch.structure, errors.forces.abs().sum(1))
-
-
-def not_finite_frames(errors: Errors, batch: Batch) -> Tensor:
-    """(S,) frames with an error that is not finite (or whose square is not)."""
-    return ~torch.isfinite(frame_size(errors, batch).square())
-
-
-def worst_frame(errors: Errors, batch: Batch) -> int:
-    """Position in the batch of the frame with the largest error."""
-    return int(frame_size(errors, batch).argmax())
+def worst_frame(
+    potential: Potential, head: str, geometry: Geometry, indices: np.ndarray
+) -> tuple[float, str]:
+    """Squared errors of the worst of some frames, infinite if they are no number, and its name."""
+    batch = geometry.batch(indices)
+    errors = Errors.of(potential.predict(batch, head), batch)
+    size = errors.energy.square() + errors.stress.square().sum(1)
+    size = size.index_add(0, batch.structure, errors.forces.square().sum(1))
+    size = torch.nan_to_num(size, nan=math.inf, posinf=math.inf)
+    worst = int(size.argmax())
+    return float(size[worst]), geometry.structures[indices[worst]].where

@@ -27,13 +27,11 @@ class TaskData:
     """What one head is trained and validated on.
 
     train, valid: structures with their pairs; ``valid`` may be empty.
-    where: (frames of train,) and (frames of valid,) names for messages.
     counts, weights: (3,) labelled numbers of the training set, plain and weighted.
     """
 
     train: Geometry
     valid: Geometry
-    where: dict[str, tuple[str, ...]]
     counts: Tensor
     weights: Tensor
 
@@ -41,11 +39,7 @@ class TaskData:
     def of(cls, train: Geometry, valid: Geometry) -> TaskData:
         numbers = torch.tensor([_labelled_numbers(s) for s in train.structures]).reshape(-1, 3)
         weight = torch.tensor([s.weight for s in train.structures], dtype=torch.float64)
-        where = {
-            "train": tuple(frame.where for frame in train.structures),
-            "valid": tuple(frame.where for frame in valid.structures),
-        }
-        return cls(train, valid, where, numbers.sum(0).double(), weight @ numbers.double())
+        return cls(train, valid, numbers.sum(0).double(), weight @ numbers.double())
 
     @property
     def labelled(self) -> dict[str, bool]:

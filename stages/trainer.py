@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from stages.checkpoint import Position
 from stages.loss import Sums
-from stages.objective import Evaluation, NotFinite, Objective, add, evaluate
+from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
 from stages.optimise import OPTIMISERS, Average
 from stages.plan import Stage
 from stages.schedule import learning_rate
-from stages.tasks import Draw, Sampler, TaskData, shares
+from stages.tasks import Draw, Sampler, TaskData, chunks, shares
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -100,6 +100,7 @@ class _StageRun:
             train, lr = self._steps(epoch, resumed, begun, recorder)
         with self.average.applied():
             valid = self._evaluate("valid")
+            self._check(train, valid)
             line = self._line(epoch, lr, train, valid, time.perf_counter() - begun)
             recorder.epoch(line, self._loss(valid if valid else train))
         recorder.save(lambda: self._position(epoch))
@@ -166,6 +167,20 @@ class _StageRun:
                 found[task] = sums
         return found
 
+    def _check(self, train: dict[str, Sums], valid: dict[str, Sums]) -> None:
+        """Raise NotFinite when a term of the epoch is no number."""
+        for which, found in (("train", train), ("valid", valid)):
+            for task, sums in found.items():
+                if all(map(math.isfinite, self._terms(task, sums).values())):
+                    continue
+                geometry = getattr(self.setting.data[task], which)
+                frames = chunks(len(geometry), self.setting.batch_size)
+                _, where = max(
+                    worst_frame(self.setting.potential, task, geometry, some) for some in frames
+                )
+                name = {"train": "training", "valid": "validation"}[which]
+                raise NotFinite(f"the {name} loss is not finite; worst frame {where}")
+
     def _loss(self, sums: dict[str, Sums]) -> float:
         """The loss of the stage over all tasks."""
         whole = sum(self.shares[task] for task in sums)
@@ -222,5 +237,4 @@ def progress(line: dict[str, Any]) -> str:
     """Mean absolute errors of the first task for the progress bar."""
     terms = next(iter((line["valid"] or line["train"]).values()))
     units = {"energy_l1": "meV/atom", "forces_l1": "meV/Å"}
-    shown = [f"{MILLI * terms[key]:.3g} {unit}" for key, unit in units.items() if key in terms]
-    return ", ".join(shown) if all(math.isfinite(v) for v in terms.values()) else "not finite"
+    return ", ".join(f"{MILLI * terms[k]:.3g} {unit}" for k, unit in units.items() if k in terms)

@@ -204,9 +204,11 @@ def test_a_model_file_that_lacks_an_element_is_refused(finished, tmp_path):
         train(replace(plan, model=model), tmp_path / "out", device="cpu")
 
 
-def test_divergence_stops_the_run_and_leaves_good_files(tmp_path):
-    """A step of 1e200 overflows; the model before it and the checkpoint stay."""
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_divergence_stops_the_run_and_leaves_good_files(tmp_path, batch_size):
+    """A step of 1e200 overflows, in the next step or else in validation; good files stay."""
     plan = tiny_plan(tmp_path, stages=(stage(lr=1e200),))
+    plan = with_run(plan, batch_size=batch_size)
     with pytest.raises(NotFinite, match=r"stage1, epoch 1: .*data\.xyz#\d+"):
         train(plan, tmp_path / "out", device="cpu")
     assert [row["epoch"] for row in log(tmp_path / "out")] == [0]

@@ -35,7 +35,7 @@ class Rosenbrock:
         self.x.grad = None
         value = (1 - self.x[0]) ** 2 + 100 * (self.x[1] - self.x[0] ** 2) ** 2
         value.backward()
-        return Evaluation(float(value), {})
+        return Evaluation(value.item(), {})
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Lasso:
         self.x.grad = None
         value = (self.x[0] - 1).abs() + (10 * (self.x[1] + 2)).abs() + self.x[0] ** 2 / 4
         value.backward()
-        return Evaluation(float(value), {})
+        return Evaluation(value.item(), {})
 
 
 def start() -> torch.nn.Parameter:
