@@ -17,7 +17,7 @@ import pytest
 from mtp import atomic_file
 from mtp.data import read, write
 from mtp.errors import InvalidInput
-from stages import run_folder
+from stages import run, run_folder
 from stages.log import Log
 from stages.optimise import Adam
 from stages.run import train
@@ -28,8 +28,10 @@ MODELS = ("model.mtp.safetensors", "best.mtp.safetensors")
 
 
 @pytest.fixture(autouse=True)
-def _save_always(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint at every epoch, and no pictures."""
     monkeypatch.setattr(run_folder, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run, "write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +47,17 @@ def whole(folder: Path) -> Path:
     return folder / "whole"
 
 
-def lines(run: Path) -> list[dict]:
+def lines(folder: Path) -> list[dict]:
     """The log without the seconds."""
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def assert_same(run: Path, whole: Path) -> None:
+def assert_same(again: Path, whole: Path) -> None:
     for name in MODELS:
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    assert lines(run) == lines(whole)
-    assert (run / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+    assert lines(again) == lines(whole)
+    assert (again / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
 
 
 def killed(work: Callable[[], object]) -> None:
@@ -136,24 +138,24 @@ def test_killed_again_and_again(
 SCRIPT = """
 import sys
 from pathlib import Path
-from stages import run_folder
+from stages import run, run_folder
 from stages.run import train
 from tests.training import tiny_plan
 run_folder.SAVE_EVERY = 0.0
-folder, run = map(Path, sys.argv[1:])
-train(tiny_plan(folder), run, device="cpu", restart=True)
+folder, output = map(Path, sys.argv[1:])
+train(tiny_plan(folder), output, device="cpu", restart=True)
 """
 
 
-def start(folder: Path, run: Path) -> subprocess.Popen:
+def start(folder: Path, output: Path) -> subprocess.Popen:
     """Train in a process of its own until its log has two lines."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(run)],
+        [sys.executable, "-c", SCRIPT, str(folder), str(output)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     )
-    log = run / "log.jsonl"
+    log = output / "log.jsonl"
     while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 2):
         time.sleep(0.005)
     return process
