@@ -74,6 +74,8 @@ class ReferenceKernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Along (c_dot, d_dot): Ḃ, and the derivatives of Σ b_bar·B + b_dot_bar·Ḃ by c and d."""
         d = pairs.displacement
+        # Forward mode writes into tangents: an expanded tensor has one number for many entries.
+        b_bar, b_dot_bar, c_dot, d_dot = (x.contiguous() for x in (b_bar, b_dot_bar, c_dot, d_dot))
         b_dot, first = [], 0
         c_bar, d_bar = torch.zeros_like(c), torch.zeros_like(d)
         for block in self._blocks(pairs):

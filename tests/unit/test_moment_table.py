@@ -1,4 +1,4 @@
-"""The basis: counts of the standard levels, completeness of the table, and what the scalars span."""
+"""The basis: counts of the standard levels, completeness of the table, what the scalars span."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mtp.basis.moment_table import MomentTable, components, moment_table
 from mtp.errors import InvalidInput
 from tests.systems import SPECS, random_rotation
 
-# Level: radial functions, basic components, scalars by number of factors, as in the standard tables of
-# these levels (costs 2/4/1).
+# Level: radial functions, basic components, scalars by number of factors, as in the standard
+# tables of these levels (costs 2/4/1).
 STANDARD = {
     2: (1, 1, (1,)),
     4: (1, 1, (1, 1)),
@@ -188,7 +188,7 @@ def test_scalars_span_what_the_graphs_span(spec: MomentSpec, expected: int | Non
 
 @pytest.mark.slow
 def test_graphs_that_no_pair_of_contractions_reaches_are_there() -> None:
-    """Costs like these give every four-factor graph of high rank; a few are contracted in a chain."""
+    """Cheap indices give four-factor graphs of high rank; a few are contracted in a chain."""
     spec = MomentSpec(18, 0, 20, 1)
     table = moment_table(spec)
     f, u = environments(table.n_radial, 500)

@@ -148,7 +148,7 @@ struct PlanBuilder {
       for (int64_t i : group[target]) {
         const int64_t* k = products + 4 * i;
         int32_t left = row[k[0]], right = row[k[1]];
-        if (left < 0 || right < 0 || last[k[0]] > i || last[k[1]] > i)
+        if (left < 0 || right < 0 || last[k[0]] >= i || last[k[1]] >= i)
           throw std::runtime_error("a product reads a moment that is not complete yet");
         double factor = double(k[2]);
         plan.forward.terms.push_back({left, right, factor});
