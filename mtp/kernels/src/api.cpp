@@ -331,6 +331,7 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       double* energy, double* energies, double* forces, double* virial,
                       double* atom_virial, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
+    if (n_local < 0 || n_local > n_all) throw std::runtime_error("more local atoms than atoms");
     mtp::check_species(species, n_all, model->n_species);
     std::vector<double> own_virial(atom_virial ? 0 : 6 * n_local);
     mtp::Work work;
