@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from vesin import NeighborList
 
-from mtp.data.frame import DataError
+from mtp.errors import DataError
 from mtp.structure import Structure
 
 RANK = 1e-9  # singular values below this part of the largest count as zero

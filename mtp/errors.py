@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is wrong, and here is the line that says so."""
+"""What is raised when the user's input is wrong, with the lines that say so."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InvalidInput(Exception):
     def __init__(self, *lines: str) -> None:
         self.lines = tuple(lines)
         super().__init__("\n".join(lines))
+
+
+class DataError(InvalidInput):
+    """The data cannot be used as asked; the message says where, what and what to do."""

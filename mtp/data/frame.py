@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from mtp.errors import InvalidInput
-
-
-class DataError(InvalidInput):
-    """The data cannot be used as asked; the message says where, what and what to do."""
+from mtp.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
