@@ -98,9 +98,10 @@ class Potential(nn.Module):
 
     def cast(self, dtype: torch.dtype) -> Potential:
         """The same potential computing in another precision; shifts stay float64."""
+        shifts = [head.shifts.data for head in self.heads.values()]  # exact ones
         self.to(dtype)
-        for head in self.heads.values():
-            head.shifts.data = head.shifts.data.double()
+        for head, values in zip(self.heads.values(), shifts, strict=True):
+            head.shifts.data = values
         return self
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

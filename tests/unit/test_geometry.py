@@ -1,0 +1,150 @@
+"""Neighbour pairs against a brute-force search, and batches cut from a geometry."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mtp.errors import InvalidInput
+from mtp.geometry import Geometry, neighbour_pairs
+from mtp.structure import Structure
+from tests.systems import LIST_CUTOFF, SYSTEMS, elements, free, geometry, rattled
+
+LABELLED = replace(
+    SYSTEMS["triclinic"],
+    energy=-3.5,
+    forces=np.arange(12.0).reshape(4, 3),
+    stress=np.arange(6.0),
+    weight=2.0,
+)
+
+
+def brute_force(structure: Structure, cutoff: float) -> list[tuple]:
+    """(i, j, displacement) of all directed pairs, by trying every image that could matter."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(full_cell(structure)), axis=0)
+    spread = np.ptp(structure.positions, axis=0).max()
+    reach = [
+        int((cutoff + spread) // h) + 2 if p else 0
+        for h, p in zip(heights, structure.pbc, strict=True)
+    ]
+    found = []
+    for shift in itertools.product(*(range(-n, n + 1) for n in reach)):
+        offset = np.array(shift) @ structure.cell
+        for i, j in itertools.product(range(len(structure)), repeat=2):
+            d = structure.positions[j] - structure.positions[i] + offset
+            if (any(shift) or i != j) and np.linalg.norm(d) < cutoff:
+                found.append((i, j, d))
+    return found
+
+
+def full_cell(structure: Structure) -> np.ndarray:
+    """The cell with unit vectors where it has none."""
+    return structure.cell + np.diag([0.0 if row.any() else 1.0 for row in structure.cell])
+
+
+def sorted_pairs(pairs: list[tuple]) -> np.ndarray:
+    rows = np.array([(i, j, *np.round(d, 9)) for i, j, d in pairs]).reshape(-1, 5)
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_pairs_are_those_of_a_brute_force_search(name: str) -> None:
+    structure = SYSTEMS[name]
+    count, neighbour, displacement = neighbour_pairs(structure, LIST_CUTOFF)
+    centre = np.repeat(np.arange(len(structure)), count)
+    assert count.shape == (len(structure),)
+    found = sorted_pairs(list(zip(centre, neighbour, displacement, strict=True)))
+    expected = sorted_pairs(brute_force(structure, LIST_CUTOFF))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-9)
+
+
+def test_every_pair_has_its_reverse() -> None:
+    pairs = geometry([SYSTEMS["left-handed"]]).batch().pairs
+    _, centre, neighbour = pairs.explicit()
+    total = torch.zeros(4, 4, 3, dtype=torch.float64)
+    total.index_put_((centre, neighbour), pairs.displacement, accumulate=True)
+    torch.testing.assert_close(total, -total.transpose(0, 1))
+
+
+def test_batch_holds_labels_in_the_order_asked_for() -> None:
+    whole = geometry([SYSTEMS["two species"], LABELLED, SYSTEMS["molecule"]])
+    batch = whole.batch([2, 1])
+    assert batch.n_structures == 2
+    assert batch.n_atoms == 5 + 4
+    assert batch.structure.tolist() == [0] * 5 + [1] * 4
+    assert batch.atoms_per_structure.tolist() == [5, 4]
+    assert batch.energy.tolist() == [0, -3.5]
+    assert batch.has_energy.tolist() == batch.has_forces.tolist() == [False, True]
+    assert batch.has_stress.tolist() == [False, True]
+    assert batch.weight.tolist() == [1, 2]
+    np.testing.assert_array_equal(batch.forces[5:].numpy(), LABELLED.forces)
+    np.testing.assert_array_equal(batch.stress[1].numpy(), LABELLED.stress)
+    assert batch.volume.tolist() == pytest.approx([0, LABELLED.volume])
+    assert batch.indices.tolist() == [2, 1]
+
+
+def test_species_are_indices_into_the_potential() -> None:
+    batch = geometry([SYSTEMS["molecule"]], (1, 6, 8, 79)).batch()
+    assert batch.species.tolist() == [2, 0, 0, 1, 0]
+
+
+def test_neighbours_of_a_batch_are_atoms_of_the_same_structure() -> None:
+    names = ["molecule", "bulk", "slab", "isolated atom"]
+    batch = geometry([SYSTEMS[n] for n in names]).batch([3, 0, 2])
+    _, centre, neighbour = batch.pairs.explicit()
+    assert torch.equal(batch.structure[centre], batch.structure[neighbour])
+
+
+def test_pairs_beyond_the_memory_limit_are_found_again() -> None:
+    structures = [SYSTEMS["bulk"], SYSTEMS["molecule"], SYSTEMS["slab"]]
+    species = elements(*structures)
+    kept = Geometry(structures, species, LIST_CUTOFF)
+    small = Geometry(structures, species, LIST_CUTOFF, memory_limit=1e-9)
+    assert kept.cached
+    assert not small.cached
+    assert kept.n_pairs == len(kept.batch().pairs.displacement)
+    assert small.n_pairs is None
+    one, two = kept.batch([2, 0]), small.batch([2, 0])
+    for index, value in enumerate(one.pairs.explicit()[1:]):
+        assert torch.equal(value, two.pairs.explicit()[1:][index])
+    rows, other = one.pairs.explicit()[0], two.pairs.explicit()[0]
+    assert torch.equal(one.pairs.displacement[rows], two.pairs.displacement[other])
+
+
+def test_a_stress_label_counts_only_in_three_periodic_directions() -> None:
+    slab = replace(SYSTEMS["slab"], stress=np.ones(6))
+    batch = geometry([slab]).batch()
+    assert not batch.has_stress.any()
+    assert not batch.volume.any()
+
+
+def test_volume_of_a_left_handed_cell_is_positive() -> None:
+    structure = SYSTEMS["left-handed"]
+    assert np.linalg.det(structure.cell) < 0
+    assert structure.volume > 0
+    assert geometry([structure]).batch().volume.item() == pytest.approx(structure.volume)
+
+
+def test_an_unknown_element_is_named_with_its_frame() -> None:
+    stranger = replace(free([2], [[0, 0, 0]]), source="gas.xyz", index=3)
+    with pytest.raises(
+        InvalidInput, match=r"gas\.xyz#3: element He is not in the potential \(Si\)"
+    ):
+        geometry([SYSTEMS["bulk"], stranger], (14,))
+
+
+def test_no_structures() -> None:
+    nothing = Geometry([], (14,), 5.0)
+    assert len(nothing) == 0
+    assert nothing.batch().n_atoms == 0
+
+
+def test_single_precision_pairs() -> None:
+    batch = geometry([rattled([14])], dtype=torch.float32).batch()
+    assert batch.pairs.displacement.dtype == torch.float32
+    assert batch.energy.dtype == torch.float64
