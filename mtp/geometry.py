@@ -19,8 +19,8 @@ class Pairs:
     """The kernels' view of a batch: for every atom, where its pairs are.
 
     species: (atoms,) index into the potential's species.  start, count: (atoms,) the atom's pairs
-    are rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the first
-    atom of its structure.  neighbour: (rows,) index of the other atom within its structure.
+    are rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the
+    first atom of its structure.  neighbour: (rows,) index of the other atom within its structure.
     displacement: (rows, 3) from the atom to its neighbour in Å. The pair arrays may hold more
     structures than the batch has.
     """
@@ -77,7 +77,8 @@ class Batch:
 def neighbour_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, ...]:
     """All directed pairs within the cutoff, sorted by centre.
 
-    Returns count (atoms,), neighbour (pairs,), displacement (pairs, 3) = r_j − r_i + shift·cell in Å.
+    Returns count (atoms,), neighbour (pairs,), displacement (pairs, 3)
+    = r_j − r_i + shift·cell in Å.
     """
     calculator = NeighborList(cutoff=cutoff, full_list=True)
     i, j, vectors = calculator.compute(
@@ -226,7 +227,7 @@ class Geometry:
 
 
 def _species_index(structures: Sequence[Structure], species: Sequence[int]) -> Tensor:
-    """(all atoms,) index of each atom's element in `species`; InvalidInput when one is not there."""
+    """(all atoms,) index of each atom's element in `species`; InvalidInput if one is not."""
     lookup = np.full(120, -1, dtype=np.int32)
     lookup[list(species)] = np.arange(len(species))
     numbers = [lookup[s.numbers] for s in structures]
@@ -237,7 +238,7 @@ def _species_index(structures: Sequence[Structure], species: Sequence[int]) -> T
             missing = sorted({chemical_symbols[z] for z in structure.numbers[index < 0]})
             known = ", ".join(chemical_symbols[z] for z in species)
             raise InvalidInput(
-                f"{structure.where}: element {', '.join(missing)} is not in the potential ({known}); "
-                "leave the frame out or train with it"
+                f"{structure.where}: element {', '.join(missing)} is not in the potential "
+                f"({known}); leave the frame out or train with it"
             )
     return torch.from_numpy(np.concatenate(numbers) if numbers else np.zeros(0, np.int32))

@@ -11,16 +11,18 @@ from mtp.potential import Potential
 
 # An Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
 # rates of LightPFP's example control file (0.1, then 0.01) good ones (docs/theory.md, "Scales").
-RADIAL_STEP = 0.1
-READOUT_STEP = 0.1
+RADIAL_STEP = 1.0
+READOUT_STEP = 1.0
+NOISE = 0.1  # relative; tells species and repeated functions apart
 
 
 @torch.no_grad()
 def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -> None:
     """Random coefficients; scales from a batch of training structures.
 
-    Sets the radial scale (polynomials have unit size over the pairs), the mean and standard deviation
-    of the invariants, and each head's energy scale (random forces as large as the labels').
+    Sets the radial scale (polynomials have unit size over the pairs), the mean and standard
+    deviation of the invariants, and each head's energy scale (random forces as large as the
+    labels'). The radial functions start orthonormal over the pairs, smooth ones first.
     """
     _start_descriptor(potential, batch, generator)
     b = potential.invariants(batch).double()
@@ -32,10 +34,11 @@ def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -
         head.std.copy_(std)
         for layer in head.layers:
             bound = (3.0 / layer.in_features) ** 0.5
-            layer.weight.copy_(_uniform(layer.weight, bound, generator))
+            layer.weight.copy_(_uniform(layer.weight, bound, generator) / READOUT_STEP)
             layer.bias.zero_()
         bound = (3.0 / head.last.in_features) ** 0.5
-        head.last.weight.copy_(_uniform(head.last.weight, bound, generator))
+        head.last.weight.copy_(_uniform(head.last.weight, bound, generator) / READOUT_STEP)
+        head.step.fill_(READOUT_STEP)
         head.scale.fill_(1.0)
         head.scale.fill_(_label_size(batch) / _predicted_size(potential, batch, name))
 
@@ -46,9 +49,19 @@ def _start_descriptor(potential: Potential, batch: Batch, generator: torch.Gener
     q, _ = radial_basis(torch.linalg.norm(batch.pairs.displacement[rows].double(), dim=1), spec)
     size = q.square().mean(0).sqrt() if len(q) else torch.ones(spec.size, dtype=torch.float64)
     neighbours = max(len(rows) / max(batch.n_atoms, 1), 1.0)
-    potential.radial_scale.copy_(1 / (size * (neighbours * spec.size) ** 0.5) * RADIAL_STEP)
-    values = torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
-    potential.radial.copy_(values / RADIAL_STEP)
+    potential.radial_scale.copy_(RADIAL_STEP / size)
+    functions = _orthonormal(q / size, potential.table.n_radial) / neighbours**0.5
+    noise = torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
+    noise *= NOISE * functions.square().mean().sqrt()
+    potential.radial.copy_((functions + noise) / RADIAL_STEP)
+
+
+def _orthonormal(q: Tensor, count: int) -> Tensor:
+    """(count, size) combinations of the polynomials that are orthonormal over the pairs."""
+    gram = q.T @ q / max(len(q), 1)
+    gram += 1e-10 * torch.eye(len(gram), dtype=gram.dtype)
+    functions = torch.linalg.inv(torch.linalg.cholesky(gram))
+    return functions[torch.arange(count) % len(functions)]
 
 
 def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:

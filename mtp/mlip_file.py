@@ -92,7 +92,7 @@ def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential
             ".mtp cannot express a neural readout: use the model file with MTPCalculator, or train "
             "with an empty nn_dim_list"
         )
-    weights = readout.last.weight[0] * readout.scale / readout.std
+    weights = readout.last.weight[0] * (readout.scale * readout.step / readout.std)
     order = np.argsort(spec.species)
     return MlipPotential(
         species=tuple(int(spec.species[k]) for k in order),

@@ -96,14 +96,12 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def _basis(tensors: dict[str, Any], heads: list[str]) -> dict[str, int]:
     """Sizes of the basis and the number of parameters, from the shapes of the tensors."""
-    fixed = ("radial_scale", ".mean", ".std", ".scale")
+    fixed = ("radial_scale", ".mean", ".std", ".scale", ".step")
     return {
         "invariants": tensors[f"heads.{heads[0]}.mean"]["shape"][0],
         "radial_functions": tensors["radial"]["shape"][2],
         "parameters": sum(
-            math.prod(entry["shape"])
-            for name, entry in tensors.items()
-            if not name.endswith(fixed)
+            math.prod(entry["shape"]) for name, entry in tensors.items() if not name.endswith(fixed)
         ),
     }
 

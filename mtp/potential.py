@@ -133,6 +133,7 @@ class Potential(nn.Module):
             energies, force, virial = kernel.predict(
                 self.coefficients, readout.readout(), batch.pairs
             )
+            energies -= readout.offset()
         else:
             energies, force, virial = self._predict(batch, readout)
         energies = energies.double() + readout.shifts[batch.species.long()]
@@ -173,7 +174,7 @@ class Potential(nn.Module):
                 self.coefficients.detach(), readout.readout(), weight, v, strain, batch.pairs
             )
             add_to_gradient(self.radial, c_bar * self.radial_scale)
-            readout.add_gradient(weights_bar)
+            readout.add_gradient(weights_bar, weight.sum())
             return
         b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
         if not b.requires_grad:  # the descriptor is frozen

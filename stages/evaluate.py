@@ -143,9 +143,7 @@ def three_digits(value: float) -> str:
 
 def _image(structure: Structure, one: Predictions, frame: int, first: int) -> Atoms:
     """A structure with labels and predictions; its atoms are rows `first`… of the predictions."""
-    image = Atoms(
-        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc
-    )
+    image = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     labels = {"energy": structure.energy, "forces": structure.forces, "stress": structure.stress}
     present = {name: label for name, label in labels.items() if label is not None}
     image.calc = SinglePointCalculator(image, **present)

@@ -1,4 +1,4 @@
-"""L-BFGS with a strong Wolfe line search; one step is one accepted iteration."""
+"""L-BFGS from a Gauss-Newton start with a Wolfe line search; one step is one accepted iteration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from stages.curvature import Preconditioner, flat_gradient
 from stages.objective import Evaluation, Objective
 from stages.plan import Stage
 
 HISTORY = 50  # pairs of steps and gradient changes that are remembered
+REFRESH = 50  # iterations between estimates of the Gauss-Newton matrix; more often at the start
+EARLY = (0, 10, 25)
 TRIALS = 20  # evaluations of one line search at most
 DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
 
@@ -22,9 +25,10 @@ DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
 class LBFGS:
     """Full-batch quasi-Newton descent (Nocedal & Wright, Numerical Optimization, ch. 3 and 7).
 
-    The learning rate is the length of the first trial step of a stage; later ones start at the
-    quasi-Newton step. When no step lowers the loss the memory is dropped and the steepest descent
-    tried; when that fails too the stage has converged and further steps change nothing.
+    The memory of steps corrects a Gauss-Newton matrix that is estimated anew from time to time
+    (stages/curvature.py), so that no learning rate is needed. When no step lowers the loss the
+    memory is dropped and the Gauss-Newton step tried; when that fails too the stage has converged
+    and further steps change nothing.
     """
 
     full_batch = True
@@ -33,6 +37,8 @@ class LBFGS:
         self.parameters = [p for group in groups.values() for p in group]
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
+        self.inverse: Preconditioner | None = None
+        self.iterations = 0
         self.here: _Point | None = None  # loss and gradient where the parameters stand
         self.converged = False
 
@@ -43,7 +49,10 @@ class LBFGS:
             self.here = self._evaluate(objective, origin, 0.0, None)
             if not self.here.finite:
                 raise objective.not_finite()
-        found = None if self.converged else self._search(objective, origin, lr)
+        if not self.converged and (self.iterations in EARLY or self.iterations % REFRESH == 0):
+            self.inverse = objective.preconditioner(self.parameters, self.iterations)
+        self.iterations += 1
+        found = None if self.converged else self._search(objective, origin)
         if found is None:
             self.converged = True
             self._set(origin)
@@ -53,17 +62,14 @@ class LBFGS:
         self.here = found
         return found.evaluation
 
-    def _search(self, objective: Objective, origin: Tensor, lr: float) -> _Point | None:
-        """Line search along the quasi-Newton direction, then along the steepest descent."""
+    def _search(self, objective: Objective, origin: Tensor) -> _Point | None:
+        """Line search along the quasi-Newton direction, then along the Gauss-Newton one."""
         while True:
             direction = self._direction()
             slope = float(direction @ self.here.gradient)
             if slope < 0:  # else the gradient is zero or the memory is spoilt
-                fresh = not self.steps
-                length = float(direction.norm())
                 along = _along(self, objective, origin, direction)
-                first = lr / length if fresh else 1.0
-                found = wolfe(along, self.here.at(0.0, slope), first)
+                found = wolfe(along, self.here.at(0.0, slope), 1.0)
                 if found is not None:
                     self._set(origin + found.t * direction)
                     return found
@@ -79,8 +85,9 @@ class LBFGS:
         for k in reversed(range(len(inverse))):
             alpha[k] = inverse[k] * (self.steps[k] @ q)
             q = q - alpha[k] * self.changes[k]
+        q = self.inverse(q)
         if inverse:
-            q = q / (inverse[-1] * (self.changes[-1] @ self.changes[-1]))
+            q = q / (inverse[-1] * (self.changes[-1] @ self.inverse(self.changes[-1])))
         for k in range(len(inverse)):
             q = q + (alpha[k] - inverse[k] * (self.changes[k] @ q)) * self.steps[k]
         return q
@@ -95,12 +102,7 @@ class LBFGS:
     ) -> _Point:
         self._set(x)
         evaluation = objective.gradient()
-        gradient = torch.cat(
-            [
-                (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).double()
-                for p in self.parameters
-            ]
-        )
+        gradient = flat_gradient(self.parameters)
         slope = 0.0 if direction is None else float(direction @ gradient)
         return _Point(t, evaluation.value, slope, gradient, evaluation)
 
@@ -121,11 +123,15 @@ class LBFGS:
             "value": None if here is None else here.value,
             "gradient": None if here is None else here.gradient,
             "converged": self.converged,
+            "iterations": self.iterations,
+            "inverse": None if self.inverse is None else self.inverse.blocks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.changes = list(state["steps"]), list(state["changes"])
-        self.converged = state["converged"]
+        self.converged, self.iterations = state["converged"], state["iterations"]
+        if state["inverse"] is not None:
+            self.inverse = Preconditioner(state["inverse"])
         if state["value"] is not None:
             self.here = _Point(0.0, state["value"], 0.0, state["gradient"], None)
 

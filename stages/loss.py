@@ -183,3 +183,27 @@ def cotangents(
     d_forces = scale[1] * errors.weights["forces"][:, None] * slope(errors.forces)
     d_stress = scale[2] * errors.weights["stress"][:, None] * slope(errors.stress)
     return d_energy, d_forces, d_stress
+
+
+def curvature_weights(
+    errors: Errors, task: TaskStage, normaliser: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Second derivatives of the weighted loss by energies, forces and stresses.
+
+    Returns (S,), (atoms, 3), (S, 6). For l1, which has none, those of the parabola that touches it
+    at the error: 1/|error|, bounded by the typical error.
+    """
+    scale = coefficient_vector(task.coefficients, normaliser) / _nonzero(normaliser)
+    size = errors.atoms ** ENERGY_POWER[task.energy_weighting]
+    energy, forces, stress = (
+        scale[k] * weight[:, None] * _curvature(task.loss, error)
+        for k, (error, weight) in enumerate(_rows(errors, task.energy_weighting).values())
+    )
+    return energy[:, 0] / (size * size), forces, stress
+
+
+def _curvature(kind: str, error: Tensor) -> Tensor:
+    if kind == "mse":
+        return torch.full_like(error, 2.0)
+    size = error.abs()
+    return 1 / size.clamp_min(float(size.mean().clamp_min(1e-12)))

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.curvature import Preconditioner
 from stages.loss import Errors, Sums, cotangents, weighted_loss
 from stages.plan import Stage, TaskStage
 from stages.tasks import Draw, TaskData, chunks
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+
     from mtp.geometry import Batch, Geometry
     from mtp.potential import Potential
 
@@ -74,6 +77,10 @@ class Objective:
                 slopes = [share * slope for slope in cotangents(errors, task, normaliser)]
                 self.potential.backward(batch, draw.task, *slopes)
         return Evaluation(value, sums)
+
+    def preconditioner(self, parameters: list[Parameter], seed: int) -> Preconditioner:
+        """An approximate inverse of the second derivatives by ``parameters``, of a full batch."""
+        return Preconditioner.of(self, parameters, seed)
 
     def not_finite(self) -> NotFinite:
         """The error for a loss that is not finite, naming the worst frame of the draws."""

@@ -263,5 +263,3 @@ def _symbols(species: list[int]) -> list[str]:
     from ase.data import chemical_symbols
 
     return [chemical_symbols[number] for number in species]
-
-

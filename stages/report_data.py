@@ -42,9 +42,7 @@ def _facts(scan: dict[str, Any]) -> list[tuple[str, str]]:
         ("atoms of each element", elements),
     ]
     if scan.get("min_dist") is not None:
-        facts.append(
-            ("shortest distance", f"{scan['min_dist']:.3f} Å in {scan['min_dist_frame']}")
-        )
+        facts.append(("shortest distance", f"{scan['min_dist']:.3f} Å in {scan['min_dist_frame']}"))
     shifts = scan.get("shifts")
     if shifts:
         named = (f"{symbol} {e0:.4f}" for symbol, e0 in shifts["values"].items())

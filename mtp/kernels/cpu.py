@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
 from ctypes import POINTER, c_char_p, c_double, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -97,10 +98,7 @@ class NativeBasis:
             radial.size,
             ctypes.byref(self.pointer),
         )
-
-    def __del__(self) -> None:
-        if getattr(self, "pointer", None):
-            library().mtp_basis_free(self.pointer)
+        weakref.finalize(self, library().mtp_basis_free, self.pointer)
 
     def costs(self) -> dict[str, int]:
         """Multiply-adds of each pass: the first four per pair, the last two per atom."""
@@ -126,10 +124,7 @@ class NativeReadout:
             *(len(arrays[0]), mean, inverse_std, readout.scale),
             *(len(widths), widths.ctypes.data, weights, ctypes.byref(self.pointer)),
         )
-
-    def __del__(self) -> None:
-        if getattr(self, "pointer", None):
-            library().mtp_readout_free(self.pointer)
+        weakref.finalize(self, library().mtp_readout_free, self.pointer)
 
 
 class CpuKernel:

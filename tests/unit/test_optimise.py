@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from stages.curvature import Preconditioner
 from stages.least_squares import ridge_solve
 from stages.objective import Evaluation, NotFinite, Objective
 from stages.optimise import OPTIMISERS, Average
@@ -30,6 +31,9 @@ class Rosenbrock:
     def value(self) -> Evaluation:
         return self.gradient()
 
+    def preconditioner(self, parameters, seed) -> Preconditioner:
+        return Preconditioner([torch.ones(2).double()])
+
     def gradient(self) -> Evaluation:
         self.evaluations += 1
         self.x.grad = None
@@ -46,6 +50,9 @@ class Lasso:
 
     def value(self) -> Evaluation:
         return self.gradient()
+
+    def preconditioner(self, parameters, seed) -> Preconditioner:
+        return Preconditioner([torch.ones(2).double()])
 
     def gradient(self) -> Evaluation:
         self.x.grad = None

@@ -1,0 +1,123 @@
+"""Where the loss is steep and where it is flat: the Gauss-Newton matrix from random cotangents.
+
+For a sum of squared residuals r the Gauss-Newton matrix is Σ Jᵀ J with J = ∂r/∂θ. A cotangent ξ of
+independent standard normal numbers gives a gradient g = Jᵀξ with E[g gᵀ] = Jᵀ J, so some hundred
+gradients of small groups of frames estimate the whole matrix for the price of a few passes over the
+data. Its inverse is where L-BFGS starts from; the pairs it collects do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from stages.loss import Errors, curvature_weights
+from stages.tasks import Draw
+
+if TYPE_CHECKING:
+    from stages.objective import Objective
+
+DENSE = 2000  # parameters up to which the matrix is treated as a whole
+DAMPING = 1e-3  # relative to the largest eigenvalue of the matrix scaled to a unit diagonal
+SAMPLES = 4  # gradients per parameter
+PASSES = 3  # over the data at most
+GROUP = 128  # atoms of one gradient, about
+
+
+class Preconditioner:
+    """An approximate inverse of the loss's second derivatives, block by block.
+
+    Few parameters are one block; of many, every tensor is one, and a large tensor its diagonal.
+    """
+
+    def __init__(self, blocks: list[Tensor]) -> None:
+        self.blocks = blocks  # (n, n) matrices or (n,) diagonals
+
+    @classmethod
+    def of(cls, objective: Objective, parameters: list[Parameter], seed: int) -> Preconditioner:
+        """Estimated where the parameters stand, from a seeded choice of frames and cotangents."""
+        sizes = [p.numel() for p in parameters]
+        if sum(sizes) <= DENSE:
+            sizes = [sum(sizes)]
+        sums = [torch.zeros((n, n) if n <= DENSE else n, dtype=torch.float64) for n in sizes]
+        samples = SAMPLES * min(sum(sizes), DENSE)
+        for gradient, weight in _gradients(objective, parameters, samples, seed):
+            for total, part in zip(sums, gradient.split(sizes), strict=True):
+                if total.dim() == 2:
+                    total.addr_(part, part, alpha=weight)
+                else:
+                    total.add_(part * part, alpha=weight)
+        return cls([_inverse(total) for total in sums])
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        parts = vector.split([len(block) for block in self.blocks])
+        return torch.cat(
+            [
+                block @ part if block.dim() == 2 else block * part
+                for block, part in zip(self.blocks, parts, strict=True)
+            ]
+        )
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Damped inverse of a positive semidefinite matrix or of a diagonal."""
+    diagonal = matrix.diagonal() if matrix.dim() == 2 else matrix
+    scale = diagonal.clamp_min(1e-12 * float(diagonal.max().clamp_min(1e-300))).rsqrt()
+    if matrix.dim() == 1:
+        return scale * scale / (1 + DAMPING)
+    values, vectors = torch.linalg.eigh(matrix * scale * scale[:, None])
+    inverse = 1 / (values.clamp_min(0) + DAMPING * values[-1])
+    return (vectors * inverse) @ vectors.T * scale * scale[:, None]
+
+
+def _gradients(
+    objective: Objective, parameters: list[Parameter], samples: int, seed: int
+) -> Iterator[tuple[Tensor, float]]:
+    """Gradients for random cotangents and the weight of each in the sum over all frames."""
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    groups = [group for _ in range(PASSES) for group in _groups(objective, rng)]
+    frames = sum(len(draw.indices) for draw in objective.draws)
+    chosen = groups[:samples]
+    weight = frames / sum(len(group.indices) for group in chosen)
+    for draw in chosen:
+        task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
+        batch = data.train.batch(draw.indices)
+        errors = Errors.of(objective.potential.predict(batch, draw.task), batch)
+        normaliser = data.normaliser(data.counts).to(errors.energy.device)
+        squares = curvature_weights(errors, task, normaliser)
+        slopes = [
+            (objective.shares[draw.task] * w).sqrt()
+            * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w.device)
+            for w in squares
+        ]
+        objective.potential.zero_grad(set_to_none=True)
+        objective.potential.backward(batch, draw.task, *slopes)
+        yield flat_gradient(parameters), weight
+
+
+def _groups(objective: Objective, rng: np.random.Generator) -> list[Draw]:
+    """All frames of the objective in random order, in groups of about GROUP atoms of one task."""
+    groups = []
+    for task in objective.shares:
+        frames = np.concatenate([d.indices for d in objective.draws if d.task == task])
+        frames = rng.permutation(frames)
+        ends = np.cumsum(objective.data[task].train.n_atoms[frames]) // GROUP
+        cuts = np.flatnonzero(np.diff(ends)) + 1
+        groups += [Draw(task, part) for part in np.split(frames, cuts)]
+    return [groups[k] for k in rng.permutation(len(groups))]
+
+
+def flat_gradient(parameters: list[Parameter]) -> Tensor:
+    """The parameters' gradients as one float64 vector; zero where there is none."""
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).double()
+            for p in parameters
+        ]
+    )
