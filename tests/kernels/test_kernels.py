@@ -19,7 +19,7 @@ DERIVED = [name for name in SYSTEMS if name not in ("isolated atom", "no pairs")
 
 @pytest.fixture(params=list(KERNELS))
 def kernel(request):
-    """The class of every kernel that runs on CPU tensors; CUDA has its own file."""
+    """The class of every kernel that runs on CPU tensors."""
     return KERNELS[request.param]
 
 

@@ -103,6 +103,11 @@ def test_instruction_sets_agree(isa: str, dtype: str, relative: float, tmp_path)
     assert_all_near(actual, all_results(at), relative)
 
 
+def test_an_unknown_instruction_set_is_refused(tmp_path) -> None:
+    with pytest.raises(AssertionError, match="MTP_ISA must be v2, v3 or v4"):
+        in_a_process(tmp_path / "results.npz", MTP_ISA="avx2")
+
+
 def test_a_smaller_team_than_asked_for_loses_no_atoms(tmp_path) -> None:
     """OpenMP may give fewer threads than torch's number."""
     _, actual = in_a_process(tmp_path / "results.npz", OMP_THREAD_LIMIT="1")

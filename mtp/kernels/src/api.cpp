@@ -38,7 +38,7 @@ Choice choose() {
   const char* asked = std::getenv("MTP_ISA");
   for (int i = 0; i < 3; i++)
     if (there[i] && (!asked || !std::strcmp(asked, all[i].name))) return all[i];
-  return all[2];
+  return {"none", nullptr};
 #else
   return {"plain", plain::run};
 #endif
@@ -47,6 +47,12 @@ Choice choose() {
 const Choice& chosen() {
   static const Choice choice = choose();
   return choice;
+}
+
+void run_chosen(const Work& work) {
+  if (!chosen().run)
+    throw std::runtime_error("MTP_ISA must be v2, v3 or v4, and no more than this processor has");
+  if (const char* error = chosen().run(work)) throw std::runtime_error(error);
 }
 
 int n_components(int nu) { return (nu + 1) * (nu + 2) / 2; }
@@ -288,7 +294,7 @@ int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t m
     if (job->readout && dual && !job->energy_weight) throw std::runtime_error("energy_weight is missing");
     if (job->weights_bar && !(dual && job->readout)) throw std::runtime_error("weights_bar needs a dual pass");
     if (job->c_dot && !job->d_dot) throw std::runtime_error("c_dot goes with d_dot");
-    if (const char* error = mtp::chosen().run(work)) throw std::runtime_error(error);
+    mtp::run_chosen(work);
   });
 }
 
@@ -354,7 +360,7 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     job.forces = forces;
     job.virial = atom_virial ? atom_virial : own_virial.data();
     if (n_local == 0) std::fill(forces, forces + 3 * n_all, 0.0);
-    if (const char* error = mtp::chosen().run(work)) throw std::runtime_error(error);
+    mtp::run_chosen(work);
     *energy = 0;
     std::fill(virial, virial + 6, 0.0);
     for (int64_t i = 0; i < n_local; i++) {

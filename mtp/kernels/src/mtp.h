@@ -14,7 +14,7 @@ typedef struct mtp_basis mtp_basis;
 typedef struct mtp_readout mtp_readout;
 typedef struct mtp_model mtp_model;
 
-/* Name of the instruction set in use: "v4", "v3", "v2" or "plain". */
+/* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
 const char* mtp_isa(void);
 
 /* A moment table and its radial basis (mtp/basis/moment_table.py). basic: (n_basic, 4) radial index and
