@@ -53,7 +53,8 @@ def asan(folder: Path, pytest_arguments: list[str]) -> int:
         "OMP_NUM_THREADS": "1",
     }
     tests = ["tests/kernels", "tests/unit/test_potential.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    # -s: what a sanitizer says before it ends the process must not be lost
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *tests]
     command += pytest_arguments
     return subprocess.run(command, cwd=folder, env={**os.environ, **environment}).returncode
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtp.geometry import Pairs
 from mtp.kernels.cpu import CpuKernel
 from mtp.kernels.reference import ReferenceKernel, displacement_field
-from tests.systems import SPECS, SYSTEMS, Case, case, geometry
+from tests.systems import SPECS, SYSTEMS, Case, case, geometry, rattled
 
 KERNELS = {"reference": ReferenceKernel, "cpu": CpuKernel}
 DERIVED = [name for name in SYSTEMS if name not in ("isolated atom", "no pairs")]
@@ -150,6 +150,18 @@ def test_absent_species_have_no_part(kernel) -> None:
 def test_many_structures_at_once(kernel) -> None:
     everything = list(SYSTEMS.values())
     check_against_autograd(kernel, case(everything), 1e-10)
+
+
+def test_more_atoms_than_the_kernel_sorts_at_once() -> None:
+    """Lanes are matched within windows of 1024 atoms; 1728 make two."""
+    at = case(rattled([8, 14, 29], repeat=6), SPECS["level 6"])
+    b_bar = at.randn(len(at.pairs), at.n_scalars)
+    results = [
+        (own.invariants(at.c, at.pairs), *own.forces(b_bar, at.c, at.pairs))
+        for own in (kind(at.table, at.radial) for kind in KERNELS.values())
+    ]
+    for actual, wanted in zip(*reversed(results), strict=True):
+        assert_near(actual, wanted, 1e-12)
 
 
 def test_no_atoms(kernel) -> None:
