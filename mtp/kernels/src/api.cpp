@@ -147,17 +147,21 @@ struct PlanBuilder {
     for (int64_t i = 0; i < n_products; i++)
       if (last[products[4 * i + 3]] == i) order.push_back(products[4 * i + 3]);
     for (int64_t target : order) row[target] = plan.n_rows++;
-    std::map<int32_t, std::vector<Term>> uses;
+    struct Use {
+      int32_t target, other;
+      double factor;
+    };
+    std::map<int32_t, std::vector<Use>> uses;
     for (int64_t target : order) {
       plan.forward.row.push_back(row[target]);
-      plan.forward.begin.push_back(int32_t(plan.forward.terms.size()));
+      plan.forward.begin.push_back(int32_t(plan.forward.size()));
       for (int64_t i : group[target]) {
         const int64_t* k = products + 4 * i;
         int32_t left = row[k[0]], right = row[k[1]];
         if (left < 0 || right < 0 || last[k[0]] >= i || last[k[1]] >= i)
           throw std::runtime_error("a product reads a moment that is not complete yet");
         double factor = double(k[2]);
-        plan.forward.terms.push_back({left, right, factor});
+        plan.forward.add(left, right, factor);
         if (left == right) {
           uses[left].push_back({row[target], right, 2 * factor});
         } else {
@@ -166,13 +170,13 @@ struct PlanBuilder {
         }
       }
     }
-    plan.forward.begin.push_back(int32_t(plan.forward.terms.size()));
+    plan.forward.begin.push_back(int32_t(plan.forward.size()));
     for (auto use = uses.rbegin(); use != uses.rend(); ++use) {  // later rows first
       plan.reverse.row.push_back(use->first);
-      plan.reverse.begin.push_back(int32_t(plan.reverse.terms.size()));
-      for (const Term& term : use->second) plan.reverse.terms.push_back(term);
+      plan.reverse.begin.push_back(int32_t(plan.reverse.size()));
+      for (const Use& u : use->second) plan.reverse.add(u.target, u.other, u.factor);
     }
-    plan.reverse.begin.push_back(int32_t(plan.reverse.terms.size()));
+    plan.reverse.begin.push_back(int32_t(plan.reverse.size()));
     for (int64_t i = 0; i < n_scalars; i++) {
       if (scalars[i] < 0 || scalars[i] >= n_moments || row[scalars[i]] < 0)
         throw std::runtime_error("scalar index out of range");
@@ -203,6 +207,32 @@ int guarded(char* message, int64_t size, F function) {
 void check_species(const int32_t* species, int64_t n, int64_t n_species) {
   for (int64_t i = 0; i < n; i++)
     if (species[i] < 0 || species[i] >= n_species) throw std::runtime_error("a species index is out of range");
+}
+
+// What the readout gives without neighbours; taken from the kernel itself, so that the energy of an
+// isolated atom is its shift to the last bit.
+void set_offsets(mtp_model& model) {
+  const int32_t species = 0, base = 0, count = 0;
+  const int64_t start = 0;
+  for (int64_t single : {0, 1}) {
+    Work work;
+    work.plan = &model.plan;
+    work.readout = &model.readout;
+    work.n_all = 1;
+    mtp_job& job = work.job;
+    job.single = single;
+    job.n_threads = job.n_atoms = 1;
+    job.n_species = model.n_species;
+    job.species = &species;
+    job.start = &start;
+    job.count = &count;
+    job.base = &base;
+    job.c = single ? static_cast<const void*>(model.c_single.data()) : model.c.data();
+    job.energies = &model.offset[single];
+    if (const char* error = chosen().run(work)) throw std::runtime_error(error);
+    if (!(model.offset[single] - model.offset[single] == 0))
+      throw std::runtime_error("the model is damaged: an isolated atom has no finite energy");
+  }
 }
 
 }  // namespace
@@ -251,6 +281,8 @@ struct mtp_readout {
 
 extern "C" {
 
+int64_t mtp_abi(void) { return MTP_ABI; }
+
 const char* mtp_isa(void) { return mtp::chosen().name; }
 
 int mtp_basis_new(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
@@ -272,8 +304,8 @@ void mtp_basis_cost(const mtp_basis* basis, int64_t* counts) {
   counts[1] = p.n_slopes + lower + 2 * radial + 4 * p.n_q + 16 * p.n_radial;
   counts[2] = 3 * p.n_core + 3 * p.n_monomials + 2 * radial + 4 * p.n_q;
   counts[3] = 3 * p.n_core + 3 * p.n_monomials + 4 * radial + 4 * p.n_q;
-  counts[4] = int64_t(p.forward.terms.size());
-  counts[5] = int64_t(p.reverse.terms.size());
+  counts[4] = int64_t(p.forward.size());
+  counts[5] = int64_t(p.reverse.size());
 }
 
 int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size) {
@@ -327,8 +359,30 @@ int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_
     if (model->readout.widths[0] != int64_t(model->plan.scalars.size()))
       throw std::runtime_error("basis and readout do not belong together");
     model->set(n_species, c, shifts);
+    mtp::set_offsets(*model);
     *out = model.release();
   });
+}
+
+int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
+                   int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    auto model = mtp::load_model(path, head);
+    mtp::set_offsets(*model);
+    *out = model.release();
+  });
+}
+
+void mtp_ghosts_place(int64_t n_local, int64_t n_all, const int32_t* owner, const double* shift,
+                      double* positions) {
+  for (int64_t i = n_local; i < n_all; i++)
+    for (int k = 0; k < 3; k++)
+      positions[3 * i + k] = positions[3 * int64_t(owner[i]) + k] + shift[3 * (i - n_local) + k];
+}
+
+void mtp_ghosts_fold(int64_t n_local, int64_t n_all, const int32_t* owner, double* forces) {
+  for (int64_t i = n_local; i < n_all; i++)
+    for (int k = 0; k < 3; k++) forces[3 * int64_t(owner[i]) + k] += forces[3 * i + k];
 }
 
 int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local,
@@ -338,6 +392,7 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       double* atom_virial, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
     if (n_local < 0 || n_local > n_all) throw std::runtime_error("more local atoms than atoms");
+    if (n_all > INT32_MAX) throw std::runtime_error("more atoms and ghosts than 32 bits can count");
     mtp::check_species(species, n_all, model->n_species);
     std::vector<double> own_virial(atom_virial ? 0 : 6 * n_local);
     mtp::Work work;
@@ -361,14 +416,18 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     job.virial = atom_virial ? atom_virial : own_virial.data();
     if (n_local == 0) std::fill(forces, forces + 3 * n_all, 0.0);
     mtp::run_chosen(work);
+    const double offset = model->offset[single ? 1 : 0];
     *energy = 0;
     std::fill(virial, virial + 6, 0.0);
     for (int64_t i = 0; i < n_local; i++) {
-      energies[i] += model->shifts[species[i]];
+      energies[i] = energies[i] - offset + model->shifts[species[i]];
       *energy += energies[i];
       for (int k = 0; k < 6; k++) virial[k] += job.virial[6 * i + k];
     }
-    if (!(*energy - *energy == 0)) throw std::runtime_error("the energy is not finite: check the positions");
+    double finite = *energy - *energy;
+    for (int64_t i = 0; i < 3 * n_all; i++) finite += forces[i] - forces[i];
+    if (!(finite == 0))
+      throw std::runtime_error("the energy is not finite: atoms coincide, or the model is damaged");
   });
 }
 

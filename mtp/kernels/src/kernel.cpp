@@ -145,11 +145,9 @@ class Pass {
     g = moment_slopes_.get(p.n_rows);
     slopes = slopes_.get(p.n_slopes + 1);
     monomials = monomial_.get(size_t(p.n_monomials) * kSlots);
-    f = radial_.get(size_t(p.n_radial) * kSlots * 3);
-    f_slope = f + p.n_radial * kSlots;
-    by_radial = f_slope + p.n_radial * kSlots;
-    q = q_.get(size_t(p.n_q) * kSlots * 2);
-    q_slope = q + p.n_q * kSlots;
+    by_radial = radial_.get(size_t(p.n_radial) * kSlots);
+    q_slope = q_.get(size_t(p.n_q) * kSlots);
+    with_slopes = forces_ || job.d_bar;
     keep_rows = job.d_bar || job.d_dot;
     keep_neighbours = forces_ || job.v;
     if (c_bar_) {
@@ -176,7 +174,8 @@ class Pass {
     if (!load()) return false;
     for (int r = 0; r < p.n_core; r++) m[r] = T{};
     for (int slot = 0; slot < n_slots; slot += kSlots) {
-      pair_functions<false>(slot);
+      if (with_slopes) pair_functions<true>(slot);
+      else pair_functions<false>(slot);
       moments();
     }
     for (const Trace& t : p.traces) m[t.row] = m[t.from[0]] + m[t.from[1]] + m[t.from[2]];
@@ -201,7 +200,7 @@ class Pass {
   double *forces_, *c_bar_, *weights_bar_;
   int n_lanes = 0, n_slots = 0, species = 0, n_species = 0, radial_size = 0;
   int32_t atom[W];
-  Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_;
+  Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_, pairs_;
   Buffer<V> displacement_, tangent_, sums_, weight_sums_;
   Buffer<T> layer_;
   Buffer<S> weights_;
@@ -209,14 +208,18 @@ class Pass {
   Buffer<int64_t> row_;
   Buffer<double> near_;
   std::vector<int> first_;
-  T *m, *g, *slopes, *monomials, *f, *f_slope, *by_radial, *q, *q_slope;
+  T *m, *g, *slopes, *monomials, *by_radial, *q_slope;
+  // Pair functions of the kSlots slots at hand; they stay in memory for all slots of the block, because
+  // the second loop over pairs needs them again. unit: x, y, z; f and f_slope: by radial function.
+  T *unit[3], *inverse_r, *f, *f_slope, *q;
   V *d = nullptr, *d_dot = nullptr, *sums = nullptr, *weight_sums = nullptr;
   S* weights = nullptr;
   int unflushed = 0;
   int32_t *neighbour = nullptr, *z = nullptr, *uniform = nullptr;
   int64_t* row = nullptr;
-  bool keep_rows = false, keep_neighbours = false;
-  T unit[3][kSlots], inverse_r[kSlots];
+  bool keep_rows = false, keep_neighbours = false, with_slopes = false;
+  T* pairs = nullptr;
+  int pair_size = 0;
 
   // --- geometry ---
 
@@ -228,6 +231,8 @@ class Pass {
     z = neighbour_species_.get(size_t(slots) * W + W);
     row = row_.get(size_t(slots) * W + W);
     uniform = uniform_.get(slots + 1);
+    pair_size = 4 + p.n_q + 2 * p.n_radial;
+    pairs = pairs_.get(size_t(slots) * pair_size + 1);
   }
 
   // Put the pairs of each lane's atom into slots, ordered by the neighbour's species; the rest of the
@@ -292,14 +297,27 @@ class Pass {
       for (int k = 0; k < n; k++) first_[job.species[base + list[k]] + 1]++;
       for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
     }
-    S* x = reinterpret_cast<S*>(d);
-    for (int k = 0; k < n; k++) {
-      int32_t j = base + list[k];
-      int s = n_species > 1 ? first_[job.species[j]]++ : k;
-      for (int c = 0; c < 3; c++) x[(3 * s + c) * W + l] = from[3 * (start + k) + c];
-      if (keep_neighbours) neighbour[s * W + l] = j;
-      if (n_species > 1) z[s * W + l] = job.species[j];
-      if (keep_rows) row[s * W + l] = start + k;
+    from += 3 * start;
+    S* x = reinterpret_cast<S*>(d) + l;
+    if (n_species == 1) {
+      for (int k = 0; k < n; k++, x += 3 * W, from += 3) {
+        x[0] = from[0];
+        x[W] = from[1];
+        x[2 * W] = from[2];
+      }
+      if (keep_neighbours)
+        for (int k = 0; k < n; k++) neighbour[k * W + l] = base + list[k];
+      if (keep_rows)
+        for (int k = 0; k < n; k++) row[k * W + l] = start + k;
+    } else {
+      for (int k = 0; k < n; k++) {
+        int32_t j = base + list[k], other = job.species[j];
+        int s = first_[other]++;
+        for (int c = 0; c < 3; c++) x[(3 * s + c) * W] = from[3 * k + c];
+        if (keep_neighbours) neighbour[s * W + l] = j;
+        if (keep_rows) row[s * W + l] = start + k;
+        z[s * W + l] = other;
+      }
     }
     if (kDual && n) load_tangent(l, n);
     return n;
@@ -367,9 +385,24 @@ class Pass {
 
   template <bool SLOPE>
   void pair_functions(int slot) {
+    select(slot);
     for (int s = 0; s < kSlots; s++) chebyshev<SLOPE>(slot + s, s);
     radial_functions<SLOPE>(slot);
     monomial_values(p.max_degree - 1);
+  }
+
+  void recall_pair_functions(int slot) {
+    select(slot);
+    monomial_values(p.max_degree - 1);
+  }
+
+  void select(int slot) {
+    T* at = pairs + size_t(slot) * pair_size;
+    for (int axis = 0; axis < 3; axis++) unit[axis] = at + axis * kSlots;
+    inverse_r = at + 3 * kSlots;
+    q = at + 4 * kSlots;
+    f = q + p.n_q * kSlots;
+    f_slope = f + p.n_radial * kSlots;
   }
 
   T displacement(int slot, int k) const {
@@ -527,18 +560,20 @@ class Pass {
   // Monomials of the unit vector, each one multiplication from its parent of one degree less.
   void monomial_values(int degree) {
     T* to = monomials;
+    T x[kSlots], y[kSlots], z[kSlots];
+    UNROLL for (int s = 0; s < kSlots; s++) x[s] = unit[0][s], y[s] = unit[1][s], z[s] = unit[2][s];
     for (int s = 0; s < kSlots; s++) to[s] = constant(1);
     for (int n = 1; n <= degree; n++) {
       const T* parent = to;
       int size = n * (n + 1) / 2;  // components of degree n − 1
       to += size * kSlots;
       for (int k = 0; k < size; k++)
-        UNROLL for (int s = 0; s < kSlots; s++) to[k * kSlots + s] = parent[k * kSlots + s] * unit[0][s];
+        UNROLL for (int s = 0; s < kSlots; s++) to[k * kSlots + s] = parent[k * kSlots + s] * x[s];
       for (int k = 0; k < n; k++)
         UNROLL for (int s = 0; s < kSlots; s++)
-          to[(size + k) * kSlots + s] = parent[(size - n + k) * kSlots + s] * unit[1][s];
+          to[(size + k) * kSlots + s] = parent[(size - n + k) * kSlots + s] * y[s];
       UNROLL for (int s = 0; s < kSlots; s++)
-        to[(size + n) * kSlots + s] = parent[(size - 1) * kSlots + s] * unit[2][s];
+        to[(size + n) * kSlots + s] = parent[(size - 1) * kSlots + s] * z[s];
     }
   }
 
@@ -572,13 +607,23 @@ class Pass {
     }
   }
 
+  // Rows are addressed by bytes; two sums hide the latency of the multiply-adds.
   static void contract(const Program& program, const T* x, const T* y, T* out, bool add) {
-    const Term* term = program.terms.data();
+    constexpr size_t kUnit = sizeof(T) / 8;  // Term holds eight times the row
+    const char *xs = reinterpret_cast<const char*>(x), *ys = reinterpret_cast<const char*>(y);
+    auto row = [](const char* base, uint32_t i) -> const T& {
+      return *reinterpret_cast<const T*>(base + i * kUnit);
+    };
+    const TermOf<S>* term = program.terms<S>();
     for (size_t r = 0; r < program.row.size(); r++) {
-      const Term* end = program.terms.data() + program.begin[r + 1];
-      T sum = add ? out[program.row[r]] : T{};
-      for (; term != end; term++) sum += times(x[term->i], S(term->factor)) * y[term->j];
-      out[program.row[r]] = sum;
+      const TermOf<S>* end = program.terms<S>() + program.begin[r + 1];
+      T sum = add ? out[program.row[r]] : T{}, other = T{};
+      for (; term + 2 <= end; term += 2) {
+        sum += times(row(xs, term[0].i), term[0].factor) * row(ys, term[0].j);
+        other += times(row(xs, term[1].i), term[1].factor) * row(ys, term[1].j);
+      }
+      if (term != end) sum += times(row(xs, term->i), term->factor) * row(ys, term->j), term++;
+      out[program.row[r]] = sum + other;
     }
   }
 
@@ -718,7 +763,7 @@ class Pass {
           slopes[t.slope + 3 * k + axis] = times(g[t.row + t.up[axis][k]], S(t.power[axis][k]));
     V own[3] = {V{}, V{}, V{}}, virial[6] = {V{}, V{}, V{}, V{}, V{}, V{}};
     for (int slot = 0; slot < n_slots; slot += kSlots) {
-      pair_functions<true>(slot);
+      recall_pair_functions(slot);
       T force[3][kSlots];
       UNROLL for (int s = 0; s < kSlots; s++) force[0][s] = force[1][s] = force[2][s] = T{};
       pull_slots(force);
@@ -812,7 +857,7 @@ class Pass {
   // c_bar[z_i, z_j, μ, n] += Σ pairs (Σ_k g_k P_k) Q_n, or its tangent.
   void coefficient_gradient() {
     for (int slot = 0; slot < n_slots; slot += kSlots) {
-      pair_functions<false>(slot);
+      recall_pair_functions(slot);
       for (int i = 0; i < p.n_radial * kSlots; i++) by_radial[i] = T{};
       for (const CoreTensor& t : p.core) {
         T* to = by_radial + t.mu * kSlots;
@@ -830,7 +875,7 @@ class Pass {
     flush();
   }
 
-  static void add_projection(T* to, const T (&axis)[kSlots], const T* slope, const T* from, int n) {
+  static void add_projection(T* to, const T* axis, const T* slope, const T* from, int n) {
     T sum[kSlots];
     UNROLL for (int s = 0; s < kSlots; s++) sum[s] = T{};
     for (int k = 0; k < n; k++) {

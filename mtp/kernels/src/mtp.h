@@ -14,6 +14,11 @@ typedef struct mtp_basis mtp_basis;
 typedef struct mtp_readout mtp_readout;
 typedef struct mtp_model mtp_model;
 
+/* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
+ * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
+#define MTP_ABI 1
+int64_t mtp_abi(void);
+
 /* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
 const char* mtp_isa(void);
 
@@ -72,14 +77,17 @@ typedef struct mtp_job {
 } mtp_job;
 int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size);
 
-/* A potential ready for inference: coefficients (S, S, n_radial, n_q), shifts (S), one readout. */
+/* A potential ready for inference: coefficients (S, S, n_radial, n_q), one readout, and shifts (S): the
+ * energies of isolated atoms, whatever the readout gives for them. Basis and readout are copied. */
 int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_species, const double* c,
                   const double* shifts, mtp_model** out, char* message, int64_t message_size);
-/* The same from a model file (safetensors). head: name, or null when the file has one head. */
+/* The same from a model file (mtp/model_file.py). head: name, or null when the file has one head. Species
+ * are in the file's order (mtp_model_species), which is that of ascending atomic numbers. */
 int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
                    int64_t message_size);
 void mtp_model_free(mtp_model* model);
 double mtp_model_cutoff(const mtp_model* model);
+/* Returns the number of species; writes the first `size` atomic numbers, of a model from a file. */
 int64_t mtp_model_species(const mtp_model* model, int64_t* atomic_numbers, int64_t size);
 
 /* Energy and derivatives of n_local atoms among n_all positions (ghosts last). Neighbour lists may be
@@ -91,6 +99,13 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       const int64_t* start, const int32_t* count, const int32_t* neighbour,
                       double* energy, double* energies, double* forces, double* virial,
                       double* atom_virial, char* message, int64_t message_size);
+
+/* For callers that make their ghosts themselves: atom i ≥ n_local is atom owner[i] < n_local moved by
+ * shift[i − n_local] (ghosts, 3). place: positions of the ghosts from those of the local atoms, in place.
+ * fold: adds the forces on the ghosts to those on their owners. */
+void mtp_ghosts_place(int64_t n_local, int64_t n_all, const int32_t* owner, const double* shift,
+                      double* positions);
+void mtp_ghosts_fold(int64_t n_local, int64_t n_all, const int32_t* owner, double* forces);
 
 #ifdef __cplusplus
 }

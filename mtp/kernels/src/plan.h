@@ -7,15 +7,31 @@
 
 namespace mtp {
 
-// out[row] = Σ factor · x[i] · y[j] over the row's terms, rows in order.
-struct Term {
-  int32_t i, j;
-  double factor;
+// One product; i and j are eight times the row, so that an address is one shift away.
+template <class S>
+struct TermOf {
+  uint32_t i, j;
+  S factor;
 };
+
+// out[row] = Σ factor · x[i] · y[j] over the row's terms, rows in order.
 struct Program {
   std::vector<int32_t> row, begin;  // begin has one entry more than row
-  std::vector<Term> terms;
+  std::vector<TermOf<double>> in_double;
+  std::vector<TermOf<float>> in_single;
+
+  void add(int32_t i, int32_t j, double factor) {
+    in_double.push_back({8u * uint32_t(i), 8u * uint32_t(j), factor});
+    in_single.push_back({8u * uint32_t(i), 8u * uint32_t(j), float(factor)});
+  }
+  size_t size() const { return in_double.size(); }
+  template <class S>
+  const TermOf<S>* terms() const;
 };
+template <>
+inline const TermOf<double>* Program::terms<double>() const { return in_double.data(); }
+template <>
+inline const TermOf<float>* Program::terms<float>() const { return in_single.data(); }
 
 // All components of M_{μ,ν} for one ν: `size` rows from `row` on. Monomials of degree ν stand from
 // `monomial` on, those of degree ν − 1 from `lower` on.
