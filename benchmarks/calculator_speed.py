@@ -26,8 +26,7 @@ from mtp.calculator import MTPCalculator
 from mtp.kernels.cpu import library
 from mtp.potential import Potential
 
-STEP = 0.005  # Å, standard deviation of the moves between calls: no list is found again
-MOVES = 16
+STEP = 0.005  # Å, amplitude of the moves between calls: no list is found again
 ENTRIES = ("mtp_run", "mtp_model_compute")  # what of the library computes
 MODES = ("float64", "float32", "nothing", "motep")
 
@@ -109,11 +108,11 @@ def stepper(cell: Atoms, calculator: Calculator) -> Callable[[], None]:
     """A step of molecular dynamics as a calculator sees it."""
     atoms = cell.copy()
     atoms.calc = calculator
-    moves = np.random.default_rng(2).normal(scale=STEP, size=(MOVES, len(cell), 3))
+    move = np.random.default_rng(2).normal(scale=STEP, size=(len(cell), 3))
     number = count()
 
     def step() -> None:
-        atoms.positions = cell.positions + moves[next(number) % MOVES]
+        atoms.positions = cell.positions + np.sin(next(number)) * move
         atoms.get_potential_energy()
         atoms.get_forces()
         atoms.get_stress()
