@@ -1,4 +1,4 @@
-"""The ASE calculator, with a neighbour list that is kept while atoms stay within its skin."""
+"""The ASE calculator: the C++ kernel on the CPU, Potential.predict elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
-from mtp.geometry import Batch, Pairs, neighbour_pairs
+from mtp.geometry import Batch, Pairs
+from mtp.kernels.choose import kernel_name
 from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
-from mtp.potential import Potential, Prediction
-from mtp.structure import Structure
+from mtp.neighbours import Neighbours, VerletList
+from mtp.potential import Potential
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -26,8 +27,8 @@ class MTPCalculator(Calculator):
 
     model: a model file, a .mtp file or a Potential. head: which head of a multi-task model; may be
     left out where there is one. device: "auto", "cpu" or "cuda". dtype: "float64" or "float32".
-    skin: Å; the neighbour list is found again when an atom has moved by half of it, or the cell
-    has changed.
+    skin: Å; the neighbour list is found again when an atom has moved by half of it, not counting
+    what it moves with the cell; a strain of the cell uses up some of the skin.
 
     The stress is there for three periodic directions only; otherwise ASE's
     PropertyNotImplementedError. Raises InvalidInput for elements that the potential does not know.
@@ -61,6 +62,12 @@ class MTPCalculator(Calculator):
         self.list = VerletList(potential.spec.cutoff, skin)
         self._lookup = np.full(len(chemical_symbols) + 1, -1, dtype=np.int32)
         self._lookup[list(potential.spec.species)] = np.arange(len(potential.spec.species))
+        self._numbers = self._species_now = np.zeros(0, np.int32)
+        self._native = None
+        if kernel_name(self.device) == "cpu":
+            from mtp.kernels.inference import NativeModel
+
+            self._native = NativeModel.of(self.potential, self.head)
 
     def calculate(
         self,
@@ -69,26 +76,47 @@ class MTPCalculator(Calculator):
         system_changes: list[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        predicted = self._evaluate(self.atoms)
-        energy = float(predicted.energy[0])
-        if not np.isfinite(energy):
-            raise InvalidInput("the energy is not finite: atoms coincide, or the model is damaged")
+        atoms = self.atoms
+        volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else 0.0
+        species, neighbours = self._species(atoms.numbers), self.list.neighbours(atoms)
+        evaluate = self._predict if self._native is None else self._compute
+        energy, energies, forces, virial = evaluate(atoms.positions, species, neighbours)
         self.results = {
             "energy": energy,
             "free_energy": energy,
-            "energies": predicted.energies.double().cpu().numpy(),
-            "forces": predicted.forces.double().cpu().numpy(),
+            "energies": energies,
+            "forces": forces,
         }
-        if self.atoms.pbc.all():
-            self.results["stress"] = predicted.stress[0].double().cpu().numpy()
+        if volume > 0:
+            self.results["stress"] = virial / volume
 
-    def _evaluate(self, atoms: Atoms) -> Prediction:
-        """Everything at once; the one place that knows how the potential is evaluated."""
-        species = self._species(atoms.numbers)
-        displacements = self.list.displacements(atoms)
-        return self.potential.predict(self._batch(atoms, species, displacements), self.head)
+    def _compute(
+        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours
+    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        """Energy (eV), energies (atoms,), forces (atoms, 3), virial (6,), by the C++ kernel."""
+        single = self.dtype == torch.float32
+        found = self._native.compute(neighbours, species, positions, single)
+        return found.energy, found.energies, found.forces, found.virial
+
+    def _predict(
+        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours
+    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        """The same by torch, with the kernel of the device."""
+        batch = self._batch(species, neighbours, neighbours.displacements(positions))
+        predicted = self.potential.predict(batch, self.head)
+        energy = float(predicted.energy[0])
+        if not np.isfinite(energy):
+            raise InvalidInput("the energy is not finite: atoms coincide, or the model is damaged")
+        arrays = predicted.energies, predicted.forces, predicted.stress[0]  # of a volume of 1
+        return energy, *(array.double().cpu().numpy() for array in arrays)
 
     def _species(self, numbers: np.ndarray) -> np.ndarray:
+        """(atoms,) indices into the potential's species; the same array for the same numbers."""
+        if not np.array_equal(numbers, self._numbers):
+            self._species_now, self._numbers = self._look_up(numbers), numbers.copy()
+        return self._species_now
+
+    def _look_up(self, numbers: np.ndarray) -> np.ndarray:
         species = self._lookup[numbers]
         if (species < 0).any():
             missing = ", ".join(sorted({chemical_symbols[z] for z in numbers[species < 0]}))
@@ -96,10 +124,11 @@ class MTPCalculator(Calculator):
             raise InvalidInput(f"element {missing} is not in the potential, which knows {known}")
         return species
 
-    def _batch(self, atoms: Atoms, species: np.ndarray, displacements: np.ndarray) -> Batch:
-        """One structure without labels."""
-        n = len(atoms)
-        volume = atoms.get_volume() if atoms.pbc.all() else 0.0
+    def _batch(
+        self, species: np.ndarray, neighbours: Neighbours, displacements: np.ndarray
+    ) -> Batch:
+        """One structure of volume 1 without labels."""
+        n = len(species)
 
         def tensor(values: Any, dtype: torch.dtype) -> torch.Tensor:
             return torch.as_tensor(values, device=self.device).to(dtype)
@@ -108,15 +137,15 @@ class MTPCalculator(Calculator):
         return Batch(
             Pairs(
                 species=tensor(species, torch.int32),
-                start=tensor(self.list.start, torch.int64),
-                count=tensor(self.list.count, torch.int32),
+                start=tensor(neighbours.start, torch.int64),
+                count=tensor(neighbours.count, torch.int32),
                 base=tensor(np.zeros(n), torch.int32),
-                neighbour=tensor(self.list.neighbour, torch.int32),
+                neighbour=tensor(neighbours.owner[neighbours.neighbour], torch.int32),
                 displacement=tensor(displacements, self.dtype),
             ),
             structure=tensor(np.zeros(n), torch.int64),
             atoms_per_structure=tensor([n], real),
-            volume=tensor([volume], real),
+            volume=tensor([1.0], real),
             energy=tensor([0.0], real),
             forces=tensor(np.zeros((n, 3)), real),
             stress=tensor(np.zeros((1, 6)), real),
@@ -126,55 +155,6 @@ class MTPCalculator(Calculator):
             weight=tensor([1.0], real),
             indices=np.zeros(1, dtype=np.int64),
         )
-
-
-class VerletList:
-    """Neighbours within cutoff + skin, kept while they are sure to hold all within the cutoff.
-
-    count, start: (atoms,) an atom's pairs are rows start … start + count. neighbour: (pairs,).
-    offset: (pairs, 3) in Å, what periodicity adds to the neighbour's position. builds: how often
-    the list was found.
-    """
-
-    def __init__(self, cutoff: float, skin: float) -> None:
-        if not (np.isfinite(skin) and skin >= 0):
-            raise InvalidInput(f"skin must be 0 or more Å, got {skin}")
-        self.cutoff = cutoff
-        self.skin = skin
-        self.builds = 0
-        self._built_for: Atoms | None = None
-
-    def displacements(self, atoms: Atoms) -> np.ndarray:
-        """(pairs, 3) in Å from every atom to its neighbours, for the positions as they are now."""
-        if not self._holds(atoms):
-            self._build(atoms)
-        found = np.take(atoms.positions, self.neighbour, axis=0)
-        found -= np.repeat(atoms.positions, self.count, axis=0)
-        found += self.offset
-        return found
-
-    def _holds(self, atoms: Atoms) -> bool:
-        before = self._built_for
-        if (
-            before is None
-            or len(before) != len(atoms)
-            or (before.pbc != atoms.pbc).any()
-            or (before.cell.array != atoms.cell.array).any()
-        ):
-            return False
-        moved = atoms.positions - before.positions
-        return bool(4 * np.einsum("ij,ij->i", moved, moved).max(initial=0.0) <= self.skin**2)
-
-    def _build(self, atoms: Atoms) -> None:
-        positions, cell = atoms.positions, atoms.cell.array
-        if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
-            raise InvalidInput("positions or cell are not finite; the simulation has exploded")
-        structure = Structure(atoms.numbers, positions, cell, atoms.pbc)
-        self.count, self.neighbour, vectors = neighbour_pairs(structure, self.cutoff + self.skin)
-        self.start = np.cumsum(self.count, dtype=np.int64) - self.count
-        self.offset = vectors - positions[self.neighbour] + np.repeat(positions, self.count, axis=0)
-        self._built_for = Atoms(positions=positions, cell=cell, pbc=atoms.pbc)
-        self.builds += 1
 
 
 def _potential(model: str | Path | Potential) -> Potential:

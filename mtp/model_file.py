@@ -1,8 +1,9 @@
 """Model files: a potential as safetensors with a JSON header.
 
-The tensors are the potential's state; everything else stands in the header under the one key "mtp":
-format number, spec, heads, provenance. Bytes depend on the potential alone: no times, no folders.
-Reading a file never executes anything from it.
+The tensors are the potential's state and its moment table (table.basic, .products, .scalars), so
+that the C++ kernel reads a file without enumerating a basis. Everything else stands in the header
+under the one key "mtp": format number, spec, heads, n_moments, provenance. Bytes depend on the
+potential alone: no times, no folders. Reading a file never executes anything from it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mtp.potential import Potential
 
 FORMAT = 1
 KEY = "mtp"
+TABLE = "table."
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
@@ -41,11 +45,13 @@ def save_model(
         "program": "mtp-train",
         "version": mtp.__version__,
         "spec": asdict(potential.spec),
+        "n_moments": potential.table.n_moments,
         "provenance": _without_folders(provenance or {}),
     }
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()
     }
+    tensors |= _table(potential)
     # One key only: safetensors does not promise an order of several.
     metadata = {KEY: json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)}
     write_atomically(Path(path), save(tensors, metadata))
@@ -66,10 +72,39 @@ def load_model(path: str | Path) -> Potential:
     try:
         spec = TypeAdapter(PotentialSpec).validate_python(header["spec"])
         potential = Potential(spec)
-        potential.load_state_dict(load(content))
+        tensors = load(content)
+        stored = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TABLE)}
+        potential.load_state_dict(tensors)
     except (SafetensorError, ValidationError, RuntimeError) as error:
         raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
+    _check_table(path, header, stored, potential)
     return potential
+
+
+def _table(potential: Potential) -> dict[str, Tensor]:
+    """The moment table as int32 tensors, by their names in the file."""
+    import torch
+
+    table = potential.table
+    arrays = {"basic": table.basic, "products": table.products, "scalars": table.scalars}
+    # int64 → int32 in numpy would wrap around without a word
+    assert all(abs(array).max(initial=0) < 2**31 for array in arrays.values())
+    return {TABLE + name: torch.from_numpy(array.astype("i4")) for name, array in arrays.items()}
+
+
+def _check_table(
+    path: str | Path, header: dict[str, Any], stored: dict[str, Tensor], potential: Potential
+) -> None:
+    """Weights belong to invariants by their order: the file's basis must be the one made here."""
+    import torch
+
+    made = _table(potential)
+    same = stored.keys() == made.keys() and all(torch.equal(stored[k], made[k]) for k in made)
+    if not same or header.get("n_moments") != potential.table.n_moments:
+        raise InvalidInput(
+            f"{path}: its moment table is not that of mtp-train {mtp.__version__} for the same "
+            f"basis; install the version that wrote it ({header.get('version', '?')})"
+        )
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -101,7 +136,9 @@ def _basis(tensors: dict[str, Any], heads: list[str]) -> dict[str, int]:
         "invariants": tensors[f"heads.{heads[0]}.mean"]["shape"][0],
         "radial_functions": tensors["radial"]["shape"][2],
         "parameters": sum(
-            math.prod(entry["shape"]) for name, entry in tensors.items() if not name.endswith(fixed)
+            math.prod(entry["shape"])
+            for name, entry in tensors.items()
+            if not (name.endswith(fixed) or name.startswith(TABLE))
         ),
     }
 

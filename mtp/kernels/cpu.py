@@ -19,6 +19,9 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
 from mtp.heads import Readout
 
+ABI = 1
+"""MTP_ABI of mtp/kernels/src/mtp.h, the interface that is described here."""
+
 MESSAGE_SIZE = 256
 _SOMEWHERE = torch.zeros(1)
 DOUBLES = ("c_bar", "forces", "virial", "energies", "energy_weight", "weights_bar")
@@ -48,6 +51,7 @@ def library() -> ctypes.CDLL:
             "package, or set MTP_KERNEL=reference for the slow kernel in plain torch"
         )
     lib = ctypes.CDLL(str(path))
+    _check_abi(lib, path)
     lib.mtp_isa.restype = c_char_p
     lib.mtp_basis_free.argtypes = [c_void_p]
     lib.mtp_basis_free.restype = None
@@ -66,6 +70,20 @@ def library() -> ctypes.CDLL:
     lib.mtp_readout_free.argtypes = [c_void_p]
     lib.mtp_readout_free.restype = None
     return lib
+
+
+def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
+    """A library of other sources would be called with wrong arguments."""
+    try:
+        lib.mtp_abi.restype = c_int64
+        found = lib.mtp_abi()
+    except AttributeError:
+        found = "none"
+    if found != ABI:
+        raise InvalidInput(
+            f"{path}: the C++ kernel is not of this version of mtp-train (its interface is number "
+            f"{found}, needed is {ABI}); reinstall the package, or `make kernel` in a source tree"
+        )
 
 
 def call(function, *arguments) -> None:

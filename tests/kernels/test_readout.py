@@ -152,8 +152,7 @@ class NativeModel:
         self.basis = NativeBasis(made.table, made.spec.radial)
         self.readout = NativeReadout(made.heads[head].readout())
         c = made.coefficients.detach().contiguous()
-        readout = made.heads[head]
-        shifts = (readout.shifts - readout.offset()).detach().contiguous()
+        shifts = made.heads[head].shifts.detach().contiguous()
         self.pointer = c_void_p()
         new = library().mtp_model_new
         arguments = c_int64(len(c)), c_void_p(c.data_ptr()), c_void_p(shifts.data_ptr())

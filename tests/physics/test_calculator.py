@@ -233,7 +233,9 @@ def test_list_is_found_again_when_it_must(potential: Potential) -> None:
     assert builds() == 1
     atoms.positions[0, 1] += 0.2
     assert builds() == 2
-    atoms.set_cell(1.01 * atoms.cell.array)
+    atoms.set_cell(1.01 * atoms.cell.array)  # the list follows the cell
+    assert builds() == 2
+    atoms.set_cell(0.7 * atoms.cell.array, scale_atoms=True)
     assert builds() == 3
     atoms.pbc = (True, True, False)
     assert builds() == 4

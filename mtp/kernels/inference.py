@@ -1,0 +1,155 @@
+"""Inference without torch: a head of a potential in the C++ kernel, with reused buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from ctypes import POINTER, c_char_p, c_double, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mtp.errors import InvalidInput
+from mtp.kernels.cpu import NativeBasis, NativeReadout, call, library
+
+if TYPE_CHECKING:
+    from mtp.neighbours import Neighbours
+    from mtp.potential import Potential
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The kernel's library with the types of its functions for models."""
+    lib = library()
+    message = (c_char_p, c_int64)
+    lib.mtp_model_new.argtypes = [
+        *(c_void_p, c_void_p, c_int64, c_void_p, c_void_p),
+        *(POINTER(c_void_p), *message),
+    ]
+    lib.mtp_model_load.argtypes = [c_char_p, c_char_p, POINTER(c_void_p), *message]
+    lib.mtp_model_free.argtypes = [c_void_p]
+    lib.mtp_model_free.restype = None
+    lib.mtp_model_cutoff.argtypes = [c_void_p]
+    lib.mtp_model_cutoff.restype = c_double
+    lib.mtp_model_species.argtypes = [c_void_p, c_void_p, c_int64]
+    lib.mtp_model_species.restype = c_int64
+    lib.mtp_model_compute.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 10, *message]
+    lib.mtp_ghosts_place.argtypes = [c_int64, c_int64, *[c_void_p] * 3]
+    lib.mtp_ghosts_place.restype = None
+    lib.mtp_ghosts_fold.argtypes = [c_int64, c_int64, c_void_p, c_void_p]
+    lib.mtp_ghosts_fold.restype = None
+    return lib
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """energy: eV. energies: (atoms,). forces: (atoms, 3) in eV/Å. virial: (6,) Σ d ⊗ ∂E/∂d."""
+
+    energy: float
+    energies: np.ndarray
+    forces: np.ndarray
+    virial: np.ndarray
+
+
+class NativeModel:
+    """One energy head of a potential inside the kernel's library, float64 or float32 in one."""
+
+    def __init__(self, pointer: c_void_p) -> None:
+        self._pointer = pointer
+        self._buffers: _Buffers | None = None
+        weakref.finalize(self, _library().mtp_model_free, pointer)
+
+    @classmethod
+    def of(cls, potential: Potential, head: str) -> NativeModel:
+        """A copy of a head and of the descriptor as they are now."""
+        basis = NativeBasis(potential.table, potential.spec.radial)
+        readout = NativeReadout(potential.heads[head].readout())
+        c, shifts = (
+            np.ascontiguousarray(tensor.detach().numpy(), np.float64)
+            for tensor in (potential.coefficients, potential.heads[head].shifts)
+        )
+        pointer = c_void_p()
+        arrays = (c.ctypes.data, shifts.ctypes.data, ctypes.byref(pointer))
+        call(_library().mtp_model_new, basis.pointer, readout.pointer, len(c), *arrays)
+        return cls(pointer)
+
+    @classmethod
+    def load(cls, path: str | Path, head: str | None = None) -> NativeModel:
+        """A head of a model file, read by the library. Raises InvalidInput."""
+        pointer, name = c_void_p(), None if head is None else head.encode()
+        _call(_library().mtp_model_load, os.fsencode(path), name, ctypes.byref(pointer))
+        return cls(pointer)
+
+    @property
+    def cutoff(self) -> float:
+        """In Å."""
+        return _library().mtp_model_cutoff(self._pointer)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers of a model from a file."""
+        numbers = np.zeros(_library().mtp_model_species(self._pointer, None, 0), np.int64)
+        _library().mtp_model_species(self._pointer, numbers.ctypes.data, len(numbers))
+        return tuple(numbers.tolist())
+
+    def compute(
+        self, neighbours: Neighbours, species: np.ndarray, positions: np.ndarray, single: bool
+    ) -> Evaluation:
+        """Everything for atoms at `positions` (atoms, 3) in Å, whose list is `neighbours`.
+
+        species: (atoms,) int32 index into the potential's species. single: compute in float32.
+        torch.get_num_threads() says how many threads. Raises InvalidInput when the energy is not
+        finite.
+        """
+        if self._buffers is None or not self._buffers.are_for(neighbours, species):
+            self._buffers = _Buffers(neighbours, species)
+        return self._buffers.compute(self._pointer, positions, single)
+
+
+class _Buffers:
+    """The arrays of a call, kept as long as a neighbour list is."""
+
+    def __init__(self, neighbours: Neighbours, species: np.ndarray) -> None:
+        n, n_all = len(neighbours.count), len(neighbours.owner)
+        self.neighbours, self.species = neighbours, species
+        self.sizes = n, n_all
+        self.positions, self.forces = np.empty((n_all, 3)), np.empty((n_all, 3))
+        self.energy, self.virial = np.empty(1), np.empty(6)
+        self.all_species = np.ascontiguousarray(species[neighbours.owner], np.int32)
+        self.place = self._addresses(neighbours.owner, neighbours.shift, self.positions)
+        self.fold = self._addresses(neighbours.owner, self.forces)
+        lists = neighbours.start, neighbours.count, neighbours.neighbour
+        self.given = self._addresses(self.all_species, self.positions, *lists)
+        self.results = self._addresses(self.forces, self.virial)
+
+    def are_for(self, neighbours: Neighbours, species: np.ndarray) -> bool:
+        return self.neighbours is neighbours and self.species is species
+
+    def _addresses(self, *arrays: np.ndarray) -> list[int]:
+        assert all(array.flags.c_contiguous for array in arrays)
+        return [array.ctypes.data for array in arrays]
+
+    def compute(self, model: c_void_p, positions: np.ndarray, single: bool) -> Evaluation:
+        lib, (n, n_all) = _library(), self.sizes
+        self.positions[:n] = positions
+        lib.mtp_ghosts_place(n, n_all, *self.place)
+        energies = np.empty(n)
+        sizes = (int(single), torch.get_num_threads(), n, n_all)
+        results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None)
+        _call(lib.mtp_model_compute, model, *sizes, *self.given, *results)
+        lib.mtp_ghosts_fold(n, n_all, *self.fold)
+        return Evaluation(
+            float(self.energy[0]), energies, self.forces[:n].copy(), self.virial.copy()
+        )
+
+
+def _call(function, *arguments) -> None:
+    """Call the library; what it says is wrong is wrong with the input."""
+    message = ctypes.create_string_buffer(1024)
+    if function(*arguments, message, len(message)):
+        raise InvalidInput(message.value.decode(errors="replace"))
