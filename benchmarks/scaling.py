@@ -33,7 +33,7 @@ KIB = 1024
 
 
 def main() -> None:
-    point = {"nargs": 4, "metavar": ("CELL", "SIZE", "THREADS", "ENOUGH"), "help": argparse.SUPPRESS}
+    point = {"nargs": 4, "help": argparse.SUPPRESS}
     largest = {"type": int, "default": 10**7, "help": "leave larger cells out"}
     options = arguments(__doc__.splitlines()[0], point=point, largest=largest)
     if options.point:

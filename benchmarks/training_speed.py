@@ -86,9 +86,7 @@ def one_level(level: int, structures: list[Structure], quick: bool) -> dict[str,
     return row
 
 
-def objective(
-    potential: Potential, structures: list[Structure], dtype: torch.dtype
-) -> Objective:
+def objective(potential: Potential, structures: list[Structure], dtype: torch.dtype) -> Objective:
     """The loss over all structures as a full-batch optimiser sees it."""
     copy = Potential(potential.spec)
     copy.load_state_dict(potential.state_dict())
