@@ -5,7 +5,7 @@
 Each entry is one run of the public command, `mtp-train`, in a process of its own with one thread:
 three sizes, linear and neural readout, nothing else changed but the cutoff. Finished entries stay
 in results/accuracy.json and are skipped the next time (--again trains them anew), so the work can
-be spread over several calls. --curve trains silicon with shares and multiples of the default epochs.
+be spread over several calls. --curve trains silicon with shares and multiples of the usual epochs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,268 @@
+"""Fill the tables of docs/benchmarks.md from benchmarks/results; no number there is typed by hand.
+
+    python -m benchmarks.tables [--quick]
+
+A table stands between the lines `<!-- table NAME -->` and `<!-- end -->`. With --quick the tables
+of results/quick are printed instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT, arguments
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+KIB, GIB = 1024, 2**30
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0])
+    if options.quick:
+        for name in TABLES:
+            print(f"## {name}\n\n{render(name, True)}")
+        return
+    text = BLOCK.sub(lambda match: block(match[1]), PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """A table between its markers."""
+    return f"<!-- table {name} -->\n\n{render(name)}\n<!-- end -->"
+
+
+def render(name: str, quick: bool = False) -> str:
+    """The table of a name, with where it was measured."""
+    source, table = TABLES[name]
+    content = load(source, quick)
+    if content is None:
+        return f"Not measured yet: `python -m benchmarks.{source}`.\n"
+    return f"{table(content)}\n{where(content)}\n"
+
+
+def load(name: str, quick: bool = False) -> dict[str, Any] | None:
+    """The content of a result file, None where there is none."""
+    path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def where(content: dict[str, Any]) -> str:
+    """One line of provenance."""
+    versions, changed = content["versions"], " with changes" if content["modified"] else ""
+    return (
+        f"{content['processor']}, {content['instruction_set']} kernel, torch {versions['torch']}, "
+        f"MOTEP {versions['motep']}; {content['date'][:10]}, revision "
+        f"`{content['revision']}`{changed}; `{content['command']}`.\n"
+    )
+
+
+def rows_of(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rule = ["---", *["--:"] * (len(heading) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heading, rule, *rows))
+
+
+def number(value: float | None) -> str:
+    """Three significant digits without an exponent; a dash for nothing."""
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}".replace(",", " ")
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def training(content: dict[str, Any]) -> str:
+    """Loss and full gradient."""
+    heading = (
+        *("level", "float64", "float32", "MOTEP", "MLIP-3, carried over", "float64 vs MOTEP"),
+        *("vs MLIP-3", "float32 vs float64", "one evaluation of the set"),
+    )
+    rows = []
+    for row in content["results"]:
+        times, ratios = row["times"], row["ratios"]
+        rows.append(
+            (
+                str(row["level"]),
+                *(number(times[k]["cpu_us_per_atom"]) for k in ("float64", "float32", "motep")),
+                number(row["mlip3"]["gradient_us_per_atom"]),
+                f"{number(ratios['motep/float64'])} ×",
+                f"{number(ratios['mlip3/float64'])} ×",
+                f"{ratios['float64/float32']:.2f} ×",
+                f"{number(1e3 * row['seconds_per_evaluation']['float64'])} ms",
+            )
+        )
+    return rows_of(heading, rows)
+
+
+def calculators(content: dict[str, Any]) -> str:
+    """Energy, forces and stress through ASE."""
+    heading = (
+        *("model", "species", "float64", "of it kernel", "of it ASE", "of it our own"),
+        *("float32", "MOTEP", "float64 vs MOTEP", "float32 vs float64"),
+    )
+    rows = []
+    for row in content["results"]:
+        times = {name: time["cpu_us_per_atom"] for name, time in row["times"].items()}
+        own = row["overhead"]
+        rows.append(
+            (
+                _size(row["size"]),
+                str(row["species"]),
+                *(number(times[name]) for name in ("float64", "kernel", "nothing")),
+                f"{number(own['us_per_atom'])} ({100 * own['share']:.0f} %)",
+                *(number(times[name]) for name in ("float32", "motep")),
+                f"{number(row['ratios']['motep/float64'])} ×",
+                f"{row['ratios']['float64/float32']:.2f} ×",
+            )
+        )
+    return rows_of(heading, rows)
+
+
+def peak(content: dict[str, Any]) -> str:
+    """The kernel's two passes and their share of the core's peak."""
+    names = [
+        f"{task} {p}" for p in ("float64", "float32") for task in ("energy+forces", "gradient")
+    ]
+    rows = []
+    for row in content["results"]:
+        cells = [
+            f"{number(row['passes'][n]['cpu_us_per_atom'])} ({share(row['passes'][n])} %)"
+            for n in names
+        ]
+        rows.append((_size(row["size"]), *cells))
+    rates = [f"{content['peak'][p] / 1e9:.1f} in {p}" for p in ("float64", "float32")]
+    return (
+        rows_of(("model", *(f"{n.replace('+', ' + ')} pass" for n in names)), rows)
+        + f"\nPeak, billions of multiply-adds per second: {', '.join(rates)}.\n"
+    )
+
+
+def share(row: dict[str, Any]) -> str:
+    """Share of the peak in per cent."""
+    return f"{100 * row['share_of_peak']:.0f}"
+
+
+def scaling(content: dict[str, Any]) -> str:
+    """Time and memory over the number of atoms."""
+    heading = (
+        *("model", "atoms", "1 thread", "2 threads", "speed-up", "with a new list"),
+        *("memory per atom", "peak of the process"),
+    )
+    by_point: dict[tuple, dict[int, dict]] = {}
+    for row in content["results"]:
+        by_point.setdefault((row["size"], row["atoms"]), {})[row["threads"]] = row
+    rows = []
+    for (size, atoms), found in by_point.items():
+        one, two = found[1], found.get(2)
+        rows.append(
+            (
+                _size(size),
+                f"{atoms:,}".replace(",", " "),
+                number(one["wall_us_per_atom"]),
+                number(two and two["wall_us_per_atom"]),
+                f"{one['wall_us_per_atom'] / two['wall_us_per_atom']:.2f} ×" if two else "–",
+                number(one["first_us_per_atom"]),
+                f"{number(one['bytes_per_atom'] / KIB)} KiB",
+                f"{one['peak_bytes'] / GIB:.2f} GiB",
+            )
+        )
+    return rows_of(heading, rows)
+
+
+# --- accuracy -------------------------------------------------------------------------------------
+
+
+def accuracy(content: dict[str, Any]) -> str:
+    """Test MAE / RMSE of every set."""
+    heading = (
+        *("set", "model", "readout", "frames", "energy, meV/atom", "forces, meV/Å", "stress, GPa"),
+        "seconds",
+    )
+    order = list(dict.fromkeys(row["set"] for row in content["results"]))
+    rows = sorted(content["results"], key=lambda row: order.index(row["set"]))
+    return rows_of(heading, [_accuracy_row(row) for row in rows])
+
+
+def _accuracy_row(row: dict[str, Any]) -> tuple[str, ...]:
+    name = row["set"] + (f" ({row['note']})" if row["note"] else "")
+    model = (name, _size(row["size"]), row["readout"])
+    if "failed" in row:
+        return (*model, "failed", "–", "–", "–", "–")
+    test = row["test"]
+    cells = [
+        f"{number(test.get(f'{t}_mae'))} / {number(test.get(f'{t}_rmse'))}"
+        for t in ("energy", "forces", "stress")
+    ]
+    cells = ["–" if cell == "– / –" else cell for cell in cells]
+    return (*model, str(row["train_frames"]), *cells, number(row["training_seconds"]))
+
+
+def stages(content: dict[str, Any]) -> str:
+    """Validation errors before and after every stage."""
+    heading = (
+        "set",
+        "model",
+        "stage",
+        "seconds",
+        "energy, meV/atom",
+        "forces, meV/Å",
+        "stress, GPa",
+    )
+    rows = []
+    for row in content["results"]:
+        if row["set"] not in ("Si", "Cu", "ethanol") or row["readout"] != "linear":
+            continue
+        for one in row.get("stages", ()):
+            cells = [
+                f"{number(one['before'].get(t))} → {number(one['after'].get(t))}"
+                if t in one["after"]
+                else "–"
+                for t in ("energy", "forces", "stress")
+            ]
+            rows.append(
+                (row["set"], _size(row["size"]), one["name"], number(one["seconds"]), *cells)
+            )
+    return rows_of(heading, rows)
+
+
+def curve(content: dict[str, Any]) -> str:
+    """Silicon: errors against epochs."""
+    heading = ("level", "epochs", "seconds", "energy, meV/atom", "forces, meV/Å", "stress, GPa")
+    rows = [
+        (
+            row["size"],
+            str(row["epochs"]),
+            number(row["training_seconds"]),
+            *(
+                f"{number(row['test'][f'{t}_mae'])} / {number(row['test'][f'{t}_rmse'])}"
+                for t in ("energy", "forces", "stress")
+            ),
+        )
+        for row in content["results"]
+    ]
+    return rows_of(heading, rows)
+
+
+def _size(name: str) -> str:
+    return name if name == "SMALL" else f"level {name}"
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "training_speed": ("training_speed", training),
+    "calculator_speed": ("calculator_speed", calculators),
+    "kernel_peak": ("kernel_peak", peak),
+    "scaling": ("scaling", scaling),
+    "silicon_curve": ("silicon_curve", curve),
+    "stages": ("accuracy", stages),
+    "accuracy": ("accuracy", accuracy),
+}
+"""Name in the page → (result file, how it is drawn)."""
+
+if __name__ == "__main__":
+    main()
