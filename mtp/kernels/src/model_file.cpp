@@ -1,9 +1,8 @@
 // A model file (mtp/model_file.py) as a potential ready for inference. Everything in the file is
 // checked: a damaged one is an error, never a crash.
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "json.h"
@@ -17,13 +16,17 @@ constexpr int64_t kFormat = 1;
 [[noreturn]] void fail(const std::string& text) { throw std::runtime_error(text); }
 
 std::string read_bytes(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.is_open() || file.bad()) {
-    fail(path + ": cannot be read: " + (errno ? std::strerror(errno) : "input error"));
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  std::string content;
+  char chunk[1 << 14];
+  while (file) {
+    const size_t n = std::fread(chunk, 1, sizeof(chunk), file.get());
+    content.append(chunk, n);
+    if (n == sizeof(chunk)) continue;
+    if (!std::ferror(file.get())) return content;
+    break;
   }
-  return content;
+  fail(path + ": cannot be read: " + std::strerror(errno));
 }
 
 uint64_t little_endian(const char* bytes, int n) {
