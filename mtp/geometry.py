@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ase.geometry import complete_cell
 from torch import Tensor
 from vesin import NeighborList
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
+
+VESIN_CELLS = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +77,44 @@ class Batch:
         return len(self.structure)
 
 
+def search_cutoff(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> float:
+    """The cutoff, or a larger one where vesin would divide by zero and end the process.
+
+    Its cell list (0.6.2 and before) has at most VESIN_CELLS cells. In a structure that is wide and
+    flat, scaling their number down leaves less than one across. Raises InvalidInput where no
+    reasonable cutoff helps.
+    """
+    spread = np.ptp(positions, axis=0) if len(positions) else np.zeros(3)
+    heights = 1 / np.linalg.norm(np.linalg.pinv(complete_cell(cell)), axis=0)
+    free_width = np.linalg.norm(spread) if pbc.any() else spread  # not smaller than vesin's own
+    widths = np.where(pbc, np.linalg.norm(cell, axis=1), free_width)
+    narrow = np.where(pbc, heights, spread)
+    for search in cutoff * 1.25 ** np.arange(8):
+        fewest = max(1.0, np.floor(narrow.min() / search))
+        if fewest * np.cbrt(VESIN_CELLS / np.prod(np.ceil(widths / search) + 1)) >= 1:
+            return float(search)
+    raise InvalidInput(
+        f"atoms or cell extend over {widths.max():.3g} Å and are flat or thin: too far for the "
+        "neighbour search; has an atom flown off?"
+    )
+
+
 def neighbour_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, ...]:
     """All directed pairs within the cutoff, sorted by centre.
 
     Returns count (atoms,), neighbour (pairs,), displacement (pairs, 3)
     = r_j − r_i + shift·cell in Å.
     """
-    calculator = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, vectors = calculator.compute(
-        np.asarray(structure.positions, dtype=np.float64),
-        np.asarray(structure.cell, dtype=np.float64),
-        np.asarray(structure.pbc, dtype=bool),
-        "ijD",
-    )
+    positions = np.asarray(structure.positions, dtype=np.float64)
+    cell = np.asarray(structure.cell, dtype=np.float64)
+    pbc = np.asarray(structure.pbc, dtype=bool)
+    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+        raise InvalidInput(f"{structure.where}: a position or the cell is not a finite number")
+    search = search_cutoff(positions, cell, pbc, cutoff)
+    i, j, vectors = NeighborList(cutoff=search, full_list=True).compute(positions, cell, pbc, "ijD")
+    if search > cutoff:
+        near = np.linalg.norm(vectors, axis=1) < cutoff
+        i, j, vectors = i[near], j[near], vectors[near]
     order = np.lexsort((j, i))
     count = np.bincount(i.astype(np.int64), minlength=len(structure))
     return count.astype(np.int32), j[order].astype(np.int32), vectors[order]

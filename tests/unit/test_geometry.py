@@ -63,6 +63,49 @@ def test_pairs_are_those_of_a_brute_force_search(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-9)
 
 
+@pytest.mark.parametrize("signs", list(itertools.product([-60, 3, 200], repeat=3)))
+def test_pairs_do_not_depend_on_where_atoms_lie(signs: tuple[int, ...], rng) -> None:
+    structure = free([14] * 12, rng.uniform(0, 8, (12, 3)))
+    moved = replace(structure, positions=structure.positions + signs)
+    for pbc in ((False, False, False), (True, False, True)):
+        cell = np.diag([9.0, 9.5, 10.0])
+        count = [
+            neighbour_pairs(replace(s, cell=cell, pbc=np.array(pbc)), LIST_CUTOFF)[0]
+            for s in (structure, moved)
+        ]
+        np.testing.assert_array_equal(*count)
+
+
+@pytest.mark.parametrize(
+    ("width", "axes"),
+    [(2e3, 2), (7e3, 2), (5e5, 1), (1e6, 3)],
+    ids=["sheet", "wide", "wire", "all"],
+)
+def test_wide_and_flat_structures(width: float, axes: int) -> None:
+    """Two dimers far from each other; vesin alone would end the process here."""
+    far = np.where(np.arange(3) < axes, width, 0.0)
+    structure = free([14] * 4, [[0, 0, 0], [1.5, 0, 0], far, far + [1.5, 0, 0]])
+    count, neighbour, _ = neighbour_pairs(structure, LIST_CUTOFF)
+    assert count.tolist() == [1, 1, 1, 1]
+    assert neighbour.tolist() == [1, 0, 3, 2]
+
+
+def test_an_atom_that_flew_off_is_an_error() -> None:
+    structure = free([14] * 3, [[0, 0, 0], [1.5, 0, 0], [1e9, 1e9, 0]])
+    with pytest.raises(InvalidInput, match="has an atom flown off"):
+        neighbour_pairs(structure, LIST_CUTOFF)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("array", ["positions", "cell"])
+def test_numbers_that_are_not_finite_are_an_error(array: str, bad: float) -> None:
+    structure = replace(SYSTEMS["triclinic"], source="a.xyz")
+    values = getattr(structure, array).copy()
+    values[1, 2] = bad
+    with pytest.raises(InvalidInput, match=r"a\.xyz#0: .* not a finite number"):
+        neighbour_pairs(replace(structure, **{array: values}), LIST_CUTOFF)
+
+
 def test_every_pair_has_its_reverse() -> None:
     pairs = geometry([SYSTEMS["left-handed"]]).batch().pairs
     _, centre, neighbour = pairs.explicit()
