@@ -78,13 +78,13 @@ def test_pairs_do_not_depend_on_where_atoms_lie(signs: tuple[int, ...], rng) -> 
 
 @pytest.mark.parametrize(
     ("width", "axes"),
-    [(2e3, 2), (7e3, 2), (5e5, 1), (1e6, 3)],
+    [(2e3, 2), (5e3, 2), (5e5, 1), (1e6, 3)],
     ids=["sheet", "wide", "wire", "all"],
 )
 def test_wide_and_flat_structures(width: float, axes: int) -> None:
     """Two dimers far from each other; vesin alone would end the process here."""
     far = np.where(np.arange(3) < axes, width, 0.0)
-    structure = free([14] * 4, [[0, 0, 0], [1.5, 0, 0], far, far + [1.5, 0, 0]])
+    structure = free([14] * 4, [[0, 0, 0], [1.5, 0, 0], far, np.add(far, [1.5, 0, 0])])
     count, neighbour, _ = neighbour_pairs(structure, LIST_CUTOFF)
     assert count.tolist() == [1, 1, 1, 1]
     assert neighbour.tolist() == [1, 0, 3, 2]
