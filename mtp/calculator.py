@@ -59,15 +59,15 @@ class MTPCalculator(Calculator):
         potential = _potential(model)
         self.head = _head(potential, head)
         self.potential = potential.to(self.device).cast(self.dtype)
-        self.list = VerletList(potential.spec.cutoff, skin)
         self._lookup = np.full(len(chemical_symbols) + 1, -1, dtype=np.int32)
         self._lookup[list(potential.spec.species)] = np.arange(len(potential.spec.species))
         self._numbers = self._species_now = np.zeros(0, np.int32)
-        self._native = None
+        self._native, find = None, Neighbours.find
         if kernel_name(self.device) == "cpu":
-            from mtp.kernels.inference import NativeModel
+            from mtp.kernels.inference import NativeModel, find_neighbours
 
-            self._native = NativeModel.of(self.potential, self.head)
+            self._native, find = NativeModel.of(self.potential, self.head), find_neighbours
+        self.list = VerletList(potential.spec.cutoff, skin, find)
 
     def calculate(
         self,

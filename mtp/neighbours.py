@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,12 @@ from mtp.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Neighbours of every atom; those that are periodic images stand after the atoms, as ghosts.
+    """Neighbours of every atom, as indices of points: the atoms, then ghosts, their periodic images.
 
     start, count: (atoms,) an atom's neighbours are entries start … start + count of `neighbour`,
-    (pairs,) indices of atoms and ghosts. owner: (atoms + ghosts,) the atom that each of them is an
-    image of; atoms own themselves. image: (ghosts, 3) which periodic image, in cell vectors.
-    shift: (ghosts, 3) what that adds to the owner's position, in Å.
+    (pairs,) indices of points. owner: (points,) the atom that a point is an image of; of atoms
+    themselves. image: (points, 3) how many cells away it is; atoms may be wrapped into the cell.
+    shift: (points, 3) what that adds to the owner's position, in Å.
     """
 
     start: np.ndarray
@@ -30,19 +31,20 @@ class Neighbours:
 
     @classmethod
     def find(cls, atoms: Atoms, cutoff: float) -> Neighbours:
-        """All pairs within the cutoff (Å)."""
+        """All pairs within the cutoff (Å), by vesin."""
         n = len(atoms)
         search = NeighborList(cutoff=cutoff, full_list=True)
         i, j, images = search.compute(atoms.positions, atoms.cell.array, atoms.pbc, "ijS")
         order = np.argsort(i, kind="stable")
         count = np.bincount(i.astype(np.int64), minlength=n).astype(np.int32)
         neighbour = j.astype(np.int32)
-        owner, image = np.arange(n, dtype=np.int32), np.zeros((0, 3), np.int32)
+        owner, image = np.arange(n, dtype=np.int32), np.zeros((n, 3), np.int32)
         outside = np.flatnonzero(images[:, 0] | images[:, 1] | images[:, 2])
         if len(outside):
             ghosts, index = _unique(images[outside], j[outside].astype(np.int64), n)
             neighbour[outside] = n + index
-            owner, image = np.concatenate([owner, ghosts[:, 3]]).astype(np.int32), ghosts[:, :3]
+            owner = np.concatenate([owner, ghosts[:, 3]]).astype(np.int32)
+            image = np.concatenate([image, ghosts[:, :3]]).astype(np.int32)
         return cls(
             start=np.cumsum(count, dtype=np.int64) - count,
             count=count,
@@ -53,15 +55,15 @@ class Neighbours:
         )
 
     def move_images(self, cell: np.ndarray) -> None:
-        """Let the ghosts follow a change of the cell (3, 3) in Å."""
+        """Let the points follow a change of the cell (3, 3) in Å."""
         np.matmul(self.image, cell, out=self.shift)
 
     def displacements(self, positions: np.ndarray) -> np.ndarray:
         """(pairs, 3) in Å from every atom to its neighbours, for positions (atoms, 3)."""
-        everywhere = np.take(positions, self.owner, axis=0)
-        everywhere[len(positions) :] += self.shift
-        found = np.take(everywhere, self.neighbour, axis=0)
-        found -= np.repeat(positions, self.count, axis=0)
+        points = np.take(positions, self.owner, axis=0)
+        points += self.shift
+        found = np.take(points, self.neighbour, axis=0)
+        found -= np.repeat(points[: len(positions)], self.count, axis=0)
         return found
 
 
@@ -78,17 +80,21 @@ def _unique(images: np.ndarray, owners: np.ndarray, n: int) -> tuple[np.ndarray,
     return rows, index
 
 
+Find = Callable[[Atoms, float], Neighbours]
+
+
 class VerletList:
     """Neighbours within cutoff + skin, kept while they are sure to hold all within the cutoff.
 
-    builds: how often the list was found.
+    find: how they are found, from atoms and a cutoff in Å. builds: how often that was.
     """
 
-    def __init__(self, cutoff: float, skin: float) -> None:
+    def __init__(self, cutoff: float, skin: float, find: Find = Neighbours.find) -> None:
         if not (np.isfinite(skin) and skin >= 0):
             raise InvalidInput(f"skin must be 0 or more Å, got {skin}")
         self.cutoff = cutoff
         self.skin = skin
+        self.find = find
         self.builds = 0
         self._neighbours: Neighbours | None = None
 
@@ -127,7 +133,7 @@ class VerletList:
         positions, cell = atoms.positions, atoms.cell.array
         if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
             raise InvalidInput("positions or cell are not finite; the simulation has exploded")
-        self._neighbours = Neighbours.find(atoms, self.cutoff + self.skin)
+        self._neighbours = self.find(atoms, self.cutoff + self.skin)
         self._built_for = positions.copy(), cell.copy(), atoms.pbc.copy()
         self._cell_now = cell.copy()
         self.builds += 1

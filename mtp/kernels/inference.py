@@ -16,9 +16,11 @@ import torch
 
 from mtp.errors import InvalidInput
 from mtp.kernels.cpu import NativeBasis, NativeReadout, call, library
+from mtp.neighbours import Neighbours
 
 if TYPE_CHECKING:
-    from mtp.neighbours import Neighbours
+    from ase.atoms import Atoms
+
     from mtp.potential import Potential
 
 
@@ -39,11 +41,43 @@ def _library() -> ctypes.CDLL:
     lib.mtp_model_species.argtypes = [c_void_p, c_void_p, c_int64]
     lib.mtp_model_species.restype = c_int64
     lib.mtp_model_compute.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 10, *message]
-    lib.mtp_ghosts_place.argtypes = [c_int64, c_int64, *[c_void_p] * 3]
+    lib.mtp_neighbours_new.argtypes = [
+        *(c_int64, c_void_p, c_void_p, c_void_p, c_double, c_int64),
+        *(POINTER(c_void_p), *message),
+    ]
+    lib.mtp_neighbours_free.argtypes = [c_void_p]
+    lib.mtp_neighbours_free.restype = None
+    lib.mtp_neighbours_size.argtypes = [c_void_p, POINTER(c_int64), POINTER(c_int64)]
+    lib.mtp_neighbours_size.restype = None
+    lib.mtp_neighbours_get.argtypes = [c_void_p] * 6
+    lib.mtp_neighbours_get.restype = None
+    lib.mtp_ghosts_place.argtypes = [c_int64, *[c_void_p] * 4]
     lib.mtp_ghosts_place.restype = None
     lib.mtp_ghosts_fold.argtypes = [c_int64, c_int64, c_void_p, c_void_p]
     lib.mtp_ghosts_fold.restype = None
     return lib
+
+
+def find_neighbours(atoms: Atoms, cutoff: float) -> Neighbours:
+    """All pairs within the cutoff (Å), by the library. Raises InvalidInput for impossible cells."""
+    positions, cell = (
+        np.ascontiguousarray(array, np.float64) for array in (atoms.positions, atoms.cell.array)
+    )
+    pbc, pointer, lib = atoms.pbc.astype(np.int32), c_void_p(), _library()
+    arrays = (positions.ctypes.data, cell.ctypes.data, pbc.ctypes.data)
+    threads = torch.get_num_threads()
+    _call(lib.mtp_neighbours_new, len(atoms), *arrays, cutoff, threads, ctypes.byref(pointer))
+    try:
+        n_all, n_pairs = c_int64(), c_int64()
+        lib.mtp_neighbours_size(pointer, ctypes.byref(n_all), ctypes.byref(n_pairs))
+        start, count = np.empty(len(atoms), np.int64), np.empty(len(atoms), np.int32)
+        neighbour, owner = np.empty(n_pairs.value, np.int32), np.empty(n_all.value, np.int32)
+        image = np.empty((n_all.value, 3), np.int32)
+        filled = (start, count, neighbour, owner, image)
+        lib.mtp_neighbours_get(pointer, *(array.ctypes.data for array in filled))
+    finally:
+        lib.mtp_neighbours_free(pointer)
+    return Neighbours(*filled, shift=image @ cell)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +155,7 @@ class _Buffers:
         self.positions, self.forces = np.empty((n_all, 3)), np.empty((n_all, 3))
         self.energy, self.virial = np.empty(1), np.empty(6)
         self.all_species = np.ascontiguousarray(species[neighbours.owner], np.int32)
-        self.place = self._addresses(neighbours.owner, neighbours.shift, self.positions)
+        self.shifts = self._addresses(neighbours.owner, neighbours.shift)
         self.fold = self._addresses(neighbours.owner, self.forces)
         lists = neighbours.start, neighbours.count, neighbours.neighbour
         self.given = self._addresses(self.all_species, self.positions, *lists)
@@ -136,8 +170,8 @@ class _Buffers:
 
     def compute(self, model: c_void_p, positions: np.ndarray, single: bool) -> Evaluation:
         lib, (n, n_all) = _library(), self.sizes
-        self.positions[:n] = positions
-        lib.mtp_ghosts_place(n, n_all, *self.place)
+        positions = np.ascontiguousarray(positions, np.float64)
+        lib.mtp_ghosts_place(n_all, *self.shifts, positions.ctypes.data, self.positions.ctypes.data)
         energies = np.empty(n)
         sizes = (int(single), torch.get_num_threads(), n, n_all)
         results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None)

@@ -1,4 +1,5 @@
 // The C interface: plans, checks, choice of the instruction set. No exception leaves this file.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "model.h"
+#include "neighbours.h"
 #include "plan.h"
 
 namespace mtp {
@@ -373,11 +375,41 @@ int mtp_model_load(const char* path, const char* head, mtp_model** out, char* me
   });
 }
 
-void mtp_ghosts_place(int64_t n_local, int64_t n_all, const int32_t* owner, const double* shift,
+int mtp_neighbours_new(int64_t n_atoms, const double* positions, const double* cell, const int32_t* pbc,
+                       double cutoff, int64_t n_threads, mtp_neighbours** out, char* message,
+                       int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    auto list = std::make_unique<mtp_neighbours>();
+    mtp::find_neighbours(n_atoms, positions, cell, pbc, cutoff, n_threads, *list);
+    *out = list.release();
+  });
+}
+
+void mtp_neighbours_free(mtp_neighbours* list) { delete list; }
+
+void mtp_neighbours_size(const mtp_neighbours* list, int64_t* n_all, int64_t* n_pairs) {
+  *n_all = int64_t(list->owner.size());
+  *n_pairs = 0;
+  for (const auto& part : list->parts) *n_pairs += int64_t(part.size());
+}
+
+void mtp_neighbours_get(const mtp_neighbours* list, int64_t* start, int32_t* count, int32_t* neighbour,
+                        int32_t* owner, int32_t* image) {
+  int64_t next = 0;
+  for (size_t i = 0; i < list->count.size(); i++) {
+    start[i] = next;
+    next += list->count[i];
+  }
+  std::copy(list->count.begin(), list->count.end(), count);
+  for (const auto& part : list->parts) neighbour = std::copy(part.begin(), part.end(), neighbour);
+  std::copy(list->owner.begin(), list->owner.end(), owner);
+  std::copy(list->image.begin(), list->image.end(), image);
+}
+
+void mtp_ghosts_place(int64_t n_all, const int32_t* owner, const double* shift, const double* atoms,
                       double* positions) {
-  for (int64_t i = n_local; i < n_all; i++)
-    for (int k = 0; k < 3; k++)
-      positions[3 * i + k] = positions[3 * int64_t(owner[i]) + k] + shift[3 * (i - n_local) + k];
+  for (int64_t i = 0; i < n_all; i++)
+    for (int k = 0; k < 3; k++) positions[3 * i + k] = atoms[3 * int64_t(owner[i]) + k] + shift[3 * i + k];
 }
 
 void mtp_ghosts_fold(int64_t n_local, int64_t n_all, const int32_t* owner, double* forces) {

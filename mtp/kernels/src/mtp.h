@@ -13,6 +13,7 @@ extern "C" {
 typedef struct mtp_basis mtp_basis;
 typedef struct mtp_readout mtp_readout;
 typedef struct mtp_model mtp_model;
+typedef struct mtp_neighbours mtp_neighbours;
 
 /* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
  * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
@@ -100,11 +101,22 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       double* energy, double* energies, double* forces, double* virial,
                       double* atom_virial, char* message, int64_t message_size);
 
-/* For callers that make their ghosts themselves: atom i ≥ n_local is atom owner[i] < n_local moved by
- * shift[i − n_local] (ghosts, 3). place: positions of the ghosts from those of the local atoms, in place.
- * fold: adds the forces on the ghosts to those on their owners. */
-void mtp_ghosts_place(int64_t n_local, int64_t n_all, const int32_t* owner, const double* shift,
+/* All neighbours within the cutoff of the atoms of a periodic system, for mtp_model_compute: first the atoms,
+ * wrapped into the cell, then ghosts. Point i is atom owner[i] moved by image[i] cells; owner[i] = i for the
+ * atoms themselves. cell: (3, 3), rows are its vectors; those that are not periodic do not matter. */
+int mtp_neighbours_new(int64_t n_atoms, const double* positions, const double* cell, const int32_t* pbc,
+                       double cutoff, int64_t n_threads, mtp_neighbours** out, char* message,
+                       int64_t message_size);
+void mtp_neighbours_free(mtp_neighbours* list);
+void mtp_neighbours_size(const mtp_neighbours* list, int64_t* n_all, int64_t* n_pairs);
+/* Copies of start, count: (atoms), neighbour: (pairs), owner: (n_all), image: (n_all, 3). */
+void mtp_neighbours_get(const mtp_neighbours* list, int64_t* start, int32_t* count, int32_t* neighbour,
+                        int32_t* owner, int32_t* image);
+
+/* Positions (n_all, 3) of all points from those of the atoms: shift (n_all, 3) is image · cell. */
+void mtp_ghosts_place(int64_t n_all, const int32_t* owner, const double* shift, const double* atoms,
                       double* positions);
+/* Adds the forces on the ghosts, points from n_local on, to those on their owners. */
 void mtp_ghosts_fold(int64_t n_local, int64_t n_all, const int32_t* owner, double* forces);
 
 #ifdef __cplusplus
