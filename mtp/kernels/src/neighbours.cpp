@@ -224,7 +224,7 @@ void search(const Bins& bins, const Points& points, double square, int64_t begin
     const size_t before = part.size();
     bins.near(points.fraction[i], [&](int32_t j, const Vector& y) {
       const double dx = y[0] - x[0], dy = y[1] - x[1], dz = y[2] - x[2];
-      if (dx * dx + dy * dy + dz * dz <= square && j != i) part.push_back(j);
+      if (dx * dx + dy * dy + dz * dz < square && j != i) part.push_back(j);
     });
     count[i] = int32_t(part.size() - before);
   }
