@@ -80,9 +80,10 @@ def entries(options: Any) -> list[dict[str, Any]]:
 
 
 def finished(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Results of earlier calls."""
+    """Results of earlier calls; what failed is tried again."""
     path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    return [row for row in results if "failed" not in row]
 
 
 def same(entry: dict[str, Any], row: dict[str, Any]) -> bool:

@@ -90,6 +90,8 @@ def compare(
             "motep/float32": ratio(times["motep"], times["float32"], n, n),
             "float64/float32": ratio(times["float64"], times["float32"], n, n),
         }
+        if n_species == 1 and size.isdigit():
+            against_mlip3(int(size), row)
         row["agreement"] = agreement(cell, calculators)
         row["list_builds"] = calculators["float64"].list.builds
     return row
@@ -102,6 +104,14 @@ def overhead(times: dict[str, Any]) -> dict[str, float]:
     )
     own = whole - kernel - nothing
     return {"us_per_atom": own, "share": own / whole}
+
+
+def against_mlip3(level: int, row: dict[str, Any]) -> None:
+    """Add MLIP-3's figure in this machine's time and the ratio to ours."""
+    scale = peer.machine_scale(level, row["times"]["motep"]["cpu_us_per_atom"])
+    mlip3 = scale * peer.MLIP3_CALCULATOR[level]
+    row["times"]["mlip3"] = {"cpu_us_per_atom": mlip3}
+    row["ratios"]["mlip3/float64"] = mlip3 / row["times"]["float64"]["cpu_us_per_atom"]
 
 
 def stepper(cell: Atoms, calculator: Calculator) -> Callable[[], None]:

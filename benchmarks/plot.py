@@ -104,27 +104,32 @@ def training(axis: Axes, content: dict[str, Any]) -> None:
     groups = {
         "mtp-train, float32": ([_cpu(row, "float32") for row in rows], SINGLE),
         "mtp-train, float64": ([_cpu(row, "float64") for row in rows], OURS),
-        "MLIP-3*": ([row["mlip3"]["gradient_us_per_atom"] for row in rows], MLIP3),
+        "MLIP-3*": ([_cpu(row, "mlip3") for row in rows], MLIP3),
         "MOTEP": ([_cpu(row, "motep") for row in rows], MOTEP),
     }
     names = [f"level {row['level']}" for row in rows]
-    ratios = {"MLIP-3*": "mlip3/float64", "MOTEP": "motep/float64"}
-    bars(axis, names, groups, {k: [row["ratios"][r] for row in rows] for k, r in ratios.items()})
+    bars(axis, names, groups, _ratios(rows))
     axis.set_title("Training: loss and full gradient, µs per atom")
 
 
 def calculator(axis: Axes, content: dict[str, Any]) -> None:
     """Bars of the calculator for one species."""
     rows = [row for row in content["results"] if row["species"] == 1]
-    rows = [row for row in rows if row["size"] != "SMALL"] or content["results"]
+    rows = [row for row in rows if row["size"] != "SMALL"]
     groups = {
         "mtp-train, float32": ([_cpu(row, "float32") for row in rows], SINGLE),
         "mtp-train, float64": ([_cpu(row, "float64") for row in rows], OURS),
+        "MLIP-3*": ([_cpu(row, "mlip3") for row in rows], MLIP3),
         "MOTEP": ([_cpu(row, "motep") for row in rows], MOTEP),
     }
-    ratios = {"MOTEP": [row["ratios"]["motep/float64"] for row in rows]}
-    bars(axis, [f"level {row['size']}" for row in rows], groups, ratios)
+    names = [f"level {row['size']}" for row in rows]
+    bars(axis, names, groups, _ratios(rows))
     axis.set_title("ASE calculator: energy, forces, stress, µs per atom")
+
+
+def _ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    keys = {"MLIP-3*": "mlip3/float64", "MOTEP": "motep/float64"}
+    return {name: [row["ratios"][key] for row in rows] for name, key in keys.items()}
 
 
 def bars(
@@ -208,7 +213,7 @@ def accuracy(axis: Axes, content: dict[str, Any]) -> None:
         if known:
             axis.plot(
                 [point["seconds"] for point in known],
-                [point["forces"] for point in known],
+                [point["forces"][0] for point in known],
                 marker="D",
                 markersize=5,
                 linestyle=":",
@@ -220,7 +225,7 @@ def accuracy(axis: Axes, content: dict[str, Any]) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     low, _ = axis.get_ylim()
-    worst = max(point["forces"] for rows in peer.MLIP3_SILICON.values() for point in rows)
+    worst = max(point["forces"][0] for rows in peer.MLIP3_SILICON.values() for point in rows)
     axis.set_ylim(max(0, low - 5), 2 * worst)
     axis.legend(loc="upper right")
     axis.set_title("Silicon: test error of the forces (MAE), meV/Å")

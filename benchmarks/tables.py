@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks import peer
 from benchmarks.common import RESULTS, ROOT, arguments
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+TERMS = ("energy", "forces", "stress")
 KIB, GIB = 1024, 2**30
 
 
@@ -91,8 +93,7 @@ def training(content: dict[str, Any]) -> str:
                 str(row["level"]),
                 *(number(times[k]["cpu_us_per_atom"]) for k in ("float64", "float32", "motep")),
                 number(row["mlip3"]["gradient_us_per_atom"]),
-                f"{number(ratios['motep/float64'])} ×",
-                f"{number(ratios['mlip3/float64'])} ×",
+                *(_times(ratios[f"{name}/float64"]) for name in ("motep", "mlip3")),
                 f"{ratios['float64/float32']:.2f} ×",
                 f"{number(1e3 * row['seconds_per_evaluation']['float64'])} ms",
             )
@@ -104,7 +105,8 @@ def calculators(content: dict[str, Any]) -> str:
     """Energy, forces and stress through ASE."""
     heading = (
         *("model", "species", "float64", "of it kernel", "of it ASE", "of it our own"),
-        *("float32", "MOTEP", "float64 vs MOTEP", "float32 vs float64"),
+        *("float32", "MOTEP", "MLIP-3, carried over", "float64 vs MOTEP", "vs MLIP-3"),
+        "float32 vs float64",
     )
     rows = []
     for row in content["results"]:
@@ -116,12 +118,16 @@ def calculators(content: dict[str, Any]) -> str:
                 str(row["species"]),
                 *(number(times[name]) for name in ("float64", "kernel", "nothing")),
                 f"{number(own['us_per_atom'])} ({100 * own['share']:.0f} %)",
-                *(number(times[name]) for name in ("float32", "motep")),
-                f"{number(row['ratios']['motep/float64'])} ×",
+                *(number(times.get(name)) for name in ("float32", "motep", "mlip3")),
+                *(_times(row["ratios"].get(f"{name}/float64")) for name in ("motep", "mlip3")),
                 f"{row['ratios']['float64/float32']:.2f} ×",
             )
         )
     return rows_of(heading, rows)
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{number(ratio)} ×"
 
 
 def peak(content: dict[str, Any]) -> str:
@@ -185,8 +191,12 @@ def accuracy(content: dict[str, Any]) -> str:
         "seconds",
     )
     order = list(dict.fromkeys(row["set"] for row in content["results"]))
-    rows = sorted(content["results"], key=lambda row: order.index(row["set"]))
-    return rows_of(heading, [_accuracy_row(row) for row in rows])
+    results = sorted(content["results"], key=lambda row: order.index(row["set"]))
+    rows = [_accuracy_row(row) for row in results]
+    for i in reversed(range(1, len(rows))):  # a set's name stands in its first row only
+        if results[i]["set"] == results[i - 1]["set"]:
+            rows[i] = ("", *rows[i][1:])
+    return rows_of(heading, rows)
 
 
 def _accuracy_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -195,10 +205,7 @@ def _accuracy_row(row: dict[str, Any]) -> tuple[str, ...]:
     if "failed" in row:
         return (*model, "failed", "–", "–", "–", "–")
     test = row["test"]
-    cells = [
-        f"{number(test.get(f'{t}_mae'))} / {number(test.get(f'{t}_rmse'))}"
-        for t in ("energy", "forces", "stress")
-    ]
+    cells = [f"{number(test.get(f'{t}_mae'))} / {number(test.get(f'{t}_rmse'))}" for t in TERMS]
     cells = ["–" if cell == "– / –" else cell for cell in cells]
     return (*model, str(row["train_frames"]), *cells, number(row["training_seconds"]))
 
@@ -223,7 +230,7 @@ def stages(content: dict[str, Any]) -> str:
                 f"{number(one['before'].get(t))} → {number(one['after'].get(t))}"
                 if t in one["after"]
                 else "–"
-                for t in ("energy", "forces", "stress")
+                for t in TERMS
             ]
             rows.append(
                 (row["set"], _size(row["size"]), one["name"], number(one["seconds"]), *cells)
@@ -232,21 +239,24 @@ def stages(content: dict[str, Any]) -> str:
 
 
 def curve(content: dict[str, Any]) -> str:
-    """Silicon: errors against epochs."""
+    """Silicon: errors against time, and MLIP-3's."""
     heading = ("level", "epochs", "seconds", "energy, meV/atom", "forces, meV/Å", "stress, GPa")
-    rows = [
-        (
-            row["size"],
-            str(row["epochs"]),
-            number(row["training_seconds"]),
-            *(
-                f"{number(row['test'][f'{t}_mae'])} / {number(row['test'][f'{t}_rmse'])}"
-                for t in ("energy", "forces", "stress")
-            ),
-        )
-        for row in content["results"]
-    ]
+    rows = []
+    for size in dict.fromkeys(row["size"] for row in content["results"]):
+        mine = [row for row in content["results"] if row["size"] == size]
+        for row in sorted(mine, key=lambda row: row["epochs"]):
+            errors = [(row["test"][f"{t}_mae"], row["test"][f"{t}_rmse"]) for t in TERMS]
+            rows.append(
+                (size, str(row["epochs"]), number(row["training_seconds"]), *_pairs(errors))
+            )
+        for known in peer.MLIP3_SILICON.get(int(size), []) if size.isdigit() else []:
+            errors = [known[t] for t in TERMS]
+            rows.append((size, "MLIP-3", number(known["seconds"]), *_pairs(errors)))
     return rows_of(heading, rows)
+
+
+def _pairs(errors: list[tuple[float, float]]) -> list[str]:
+    return [f"{number(mae)} / {number(rmse)}" for mae, rmse in errors]
 
 
 def _size(name: str) -> str:

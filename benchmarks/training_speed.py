@@ -101,9 +101,9 @@ def objective(potential: Potential, structures: list[Structure], dtype: torch.dt
 def against_mlip3(level: int, times: dict[str, Any], quick: bool) -> dict[str, Any]:
     """MLIP-3's figures in this machine's time, by MOTEP's calculator measured on both."""
     calculators = calculator_speed.compare(str(level), 1, quick, only=("motep",))
-    here = calculators["times"]["motep"]["cpu_us_per_atom"]
-    scale = here / peer.MOTEP_CALCULATOR[level]
+    scale = peer.machine_scale(level, calculators["times"]["motep"]["cpu_us_per_atom"])
     gradient, loss = scale * peer.MLIP3_GRADIENT[level], scale * peer.MLIP3_LOSS[level]
+    times["mlip3"] = {"cpu_us_per_atom": gradient}
     return {
         "machine_scale": scale,
         "gradient_us_per_atom": gradient,
