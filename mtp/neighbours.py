@@ -14,7 +14,7 @@ from mtp.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Neighbours of every atom, as indices of points: the atoms, then ghosts, their periodic images.
+    """Neighbours of every atom, as indices of points: atoms, then ghosts, their periodic images.
 
     start, count: (atoms,) an atom's neighbours are entries start … start + count of `neighbour`,
     (pairs,) indices of points. owner: (points,) the atom that a point is an image of; of atoms
