@@ -101,7 +101,8 @@ class BuildKernel(build_ext):
         cxx = compiler()
         threads = openmp(cxx, folder)
         flags = [*FLAGS, *threads, *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        jobs = {name: [str(SOURCE / f"{name}.cpp")] for name in ("api", "model_file", "neighbours")}
+        jobs = {path.stem: [str(path)] for path in sorted(SOURCE.glob("*.cpp"))}
+        del jobs["kernel"]
         for name, march in instruction_sets().items():
             jobs[f"kernel_{name}"] = [*march, f"-DMTP_ISA={name}", str(SOURCE / "kernel.cpp")]
         objects = {name: str(folder / f"{name}.o") for name in jobs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from mtp.geometry import Batch, Pairs
 from mtp.kernels.choose import kernel_name
 from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
-from mtp.neighbours import Neighbours, VerletList
+from mtp.neighbours import Find, Neighbours, VerletList
 from mtp.potential import Potential
+
+if TYPE_CHECKING:
+    from mtp.kernels.inference import NativeModel
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -62,12 +65,28 @@ class MTPCalculator(Calculator):
         self._lookup = np.full(len(chemical_symbols) + 1, -1, dtype=np.int32)
         self._lookup[list(potential.spec.species)] = np.arange(len(potential.spec.species))
         self._numbers = self._species_now = np.zeros(0, np.int32)
-        self._native, find = None, Neighbours.find
-        if kernel_name(self.device) == "cpu":
-            from mtp.kernels.inference import NativeModel, find_neighbours
+        self._native = self._native_model()
+        self.list = VerletList(potential.spec.cutoff, skin, _search(self._native))
 
-            self._native, find = NativeModel.of(self.potential, self.head), find_neighbours
-        self.list = VerletList(potential.spec.cutoff, skin, find)
+    def _native_model(self) -> NativeModel | None:
+        """The head in the C++ kernel, where that is the kernel to use."""
+        if kernel_name(self.device) != "cpu":
+            return None
+        from mtp.kernels.inference import NativeModel
+
+        return NativeModel.of(self.potential, self.head)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: what lives in the C++ kernel and its registry is made again."""
+        potential = (self.potential.spec, self.potential.state_dict())
+        return {**self.__dict__, "_native": None, "potential": potential}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        spec, values = state["potential"]
+        self.potential = Potential(spec).to(self.device).cast(self.dtype)
+        self.potential.load_state_dict(values)
+        self._native = self._native_model()
 
     def calculate(
         self,
@@ -155,6 +174,15 @@ class MTPCalculator(Calculator):
             weight=tensor([1.0], real),
             indices=np.zeros(1, dtype=np.int64),
         )
+
+
+def _search(native: NativeModel | None) -> Find:
+    """How neighbours are found: the C++ kernel's way where it is in use."""
+    if native is None:
+        return Neighbours.find
+    from mtp.kernels.inference import find_neighbours
+
+    return find_neighbours
 
 
 def _potential(model: str | Path | Potential) -> Potential:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +303,19 @@ def test_float32_is_close_and_leaves_the_model_alone(potential: Potential) -> No
     assert_allclose(single.get_forces(), exact.get_forces(), atol=2e-5 * scale)
     assert (single.get_forces() != exact.get_forces()).any()
     assert {p.dtype for p in potential.parameters()} == {exact.calc.dtype}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_pickle_and_copy(dtype: str, potential: Potential) -> None:
+    atoms = evaluated(disordered(SPECIES), potential, dtype=dtype)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    for again in (pickle.loads(pickle.dumps(atoms)), copy.deepcopy(atoms)):
+        again.calc.reset()
+        assert again.get_potential_energy() == energy
+        assert (again.get_forces() == forces).all()
+        again.positions[0] += 0.1
+        assert again.get_potential_energy() != energy
+    assert atoms.get_potential_energy() == energy
 
 
 # --- bad input ----------------------------------------------------------------------------------
