@@ -10,6 +10,7 @@ from ase.atoms import Atoms
 from vesin import NeighborList
 
 from mtp.errors import InvalidInput
+from mtp.geometry import search_cutoff
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,13 @@ class Neighbours:
     def find(cls, atoms: Atoms, cutoff: float) -> Neighbours:
         """All pairs within the cutoff (Å), by vesin."""
         n = len(atoms)
-        search = NeighborList(cutoff=cutoff, full_list=True)
-        i, j, images = search.compute(atoms.positions, atoms.cell.array, atoms.pbc, "ijS")
+        given = atoms.positions, atoms.cell.array, atoms.pbc
+        search = search_cutoff(*given, cutoff)
+        found = NeighborList(cutoff=search, full_list=True).compute(*given, "ijSD")
+        if search > cutoff:
+            near = np.linalg.norm(found[3], axis=1) < cutoff
+            found = [array[near] for array in found]
+        i, j, images = found[:3]
         order = np.argsort(i, kind="stable")
         count = np.bincount(i.astype(np.int64), minlength=n).astype(np.int32)
         neighbour = j.astype(np.int32)
