@@ -11,8 +11,8 @@ from mtp.potential import Potential
 
 # An Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
 # rates of LightPFP's example control file (0.1, then 0.01) good ones (docs/theory.md, "Scales").
-RADIAL_STEP = 1.0
-READOUT_STEP = 1.0
+RADIAL_STEP = 0.3
+READOUT_STEP = 0.1
 NOISE = 0.1  # relative; tells species and repeated functions apart
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from mtp.data import Dataset
@@ -9,13 +10,18 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
 from mtp.initialise import initialise
 from mtp.model_file import load_model
-from mtp.potential import Potential, PotentialSpec
+from mtp.potential import Potential, PotentialSpec, per_structure
 from mtp.structure import Structure
 from stages.checkpoint import Checkpoint
 from stages.evaluate import check_elements
-from stages.plan import Plan
+from stages.least_squares import LeastSquares
+from stages.objective import Objective
+from stages.plan import Coefficients, Plan, Schedule, Stage, TaskStage
+from stages.tasks import Draw, TaskData
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
+FIT_ATOMS = 1024  # its first linear weights are solved for on about so many
+FIT_RIDGE = 1e-6
 
 
 def build_potential(
@@ -79,15 +85,50 @@ def _start(plan: Plan, datasets: dict[str, Dataset], potential: Potential) -> No
             values = [shifts.get(number, 0.0) for number in spec.species]
             potential.heads[task].shifts.copy_(torch.tensor(values, dtype=torch.float64))
     frames = [frame for dataset in datasets.values() for frame in dataset.train]
-    sample = _sample(frames, generator)
+    sample = _sample(frames, START_ATOMS, generator)
     initialise(potential, Geometry(sample, spec.species, spec.cutoff).batch(), generator)
+    for task, dataset in datasets.items():
+        _fit_linear(potential, task, _sample(dataset.train, FIT_ATOMS, generator))
 
 
-def _sample(frames: list[Structure], generator: torch.Generator) -> list[Structure]:
+def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> None:
+    """Least-squares weights of a new head's last layer: random ones start far from any data.
+
+    Each term counts in units of its own spread, so that no loss coefficient is needed.
+    """
+    geometry = Geometry(frames, potential.spec.species, potential.spec.cutoff)
+    data = TaskData.of(geometry, Geometry([], potential.spec.species, potential.spec.cutoff))
+    batch, shifts = geometry.batch(), potential.heads[task].shifts.detach()
+    baseline = per_structure(shifts[batch.species.long()], batch)
+    spread = {
+        "energy": ((batch.energy - baseline) / batch.atoms_per_structure)[batch.has_energy],
+        "forces": batch.forces[batch.has_forces[batch.structure]],
+        "stress": batch.stress[batch.has_stress],
+    }
+    squares = {name: float(x.square().mean()) if len(x) else 0.0 for name, x in spread.items()}
+    weights = Coefficients(**{name: 1 / x if x > 0 else 0.0 for name, x in squares.items()})
+    if weights == Coefficients(0, 0, 0):
+        return
+    fit = Stage(
+        name="start",
+        epochs=1,
+        lr=1.0,
+        optimizer="lstsq",
+        schedule=Schedule("none", 1),
+        trainable=("readout",),
+        tasks={task: TaskStage("mse", weights)},
+        ridge=FIT_RIDGE,
+    )
+    draws = [Draw(task, np.arange(len(frames)))]
+    objective = Objective(potential, fit, {task: data}, draws, {task: 1.0})
+    LeastSquares({}, fit).step(objective, fit.lr)
+
+
+def _sample(frames: list[Structure], enough: int, generator: torch.Generator) -> list[Structure]:
     """Frames in random order until there are enough atoms."""
     chosen, atoms = [], 0
     for index in torch.randperm(len(frames), generator=generator).tolist():
-        if chosen and atoms + len(frames[index]) > START_ATOMS:
+        if chosen and atoms + len(frames[index]) > enough:
             break
         chosen.append(frames[index])
         atoms += len(frames[index])
