@@ -47,8 +47,8 @@ def step_size(epochs: int) -> int:
 def default_stages() -> tuple[Stage, ...]:
     """The plan that applies when none of the six lists is given: two stages and calibration.
 
-    Found by experiment (docs/benchmarks.md, "Plans"): L-BFGS throughout; forces first, then energies
-    and stresses at about the weight that calibration gives them.
+    Found by experiment (docs/benchmarks.md, "The default plan"): L-BFGS throughout; forces first,
+    then energies and stresses at about the weight that calibration gives them.
     """
     return (
         stage("stage1", 80, 0.1, Coefficients(1.0, 1.0, 1.0), optimizer="lbfgs"),

@@ -30,8 +30,8 @@ class MomentTable:
     """Basic moments, products and scalars; all a kernel needs to know of a basis.
 
     basic: (n_basic, 4) μ, powers of x, y, z.  products: (n, 4) left, right, factor, target:
-    ``moment[target] += factor·moment[left]·moment[right]``, in an order in which a row is complete
-    before it is read; rows 0…n_basic-1 are the basic moments.  scalars: (n_scalars,) rows of invariants.
+    ``moment[target] += factor·moment[left]·moment[right]``; rows are complete before they are read,
+    and rows 0…n_basic-1 are the basic moments.  scalars: (n_scalars,) rows of invariants.
     """
 
     basic: np.ndarray
