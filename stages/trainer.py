@@ -28,7 +28,7 @@ MILLI = 1e3
 
 
 class Recorder(Protocol):
-    """Who is told of progress (stages/run.py)."""
+    """Who is told of progress (`Keeper` of stages/run_folder.py)."""
 
     def epoch(self, line: dict[str, Any], loss: float) -> None:
         """An epoch is complete; the potential holds the parameters to be judged by."""
