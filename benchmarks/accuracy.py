@@ -91,15 +91,20 @@ def same(entry: dict[str, Any], row: dict[str, Any]) -> bool:
     return all(row[key] == value for key, value in entry.items())
 
 
-def one_run(entry: dict[str, Any], options: Any) -> dict[str, Any]:
-    """Train in a process of its own and collect what its run directory says."""
+def one_run(
+    entry: dict[str, Any], options: Any, sections: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train in a process of its own and collect what its run directory says.
+
+    sections: further sections of the control file.
+    """
     dataset = SETS[entry["set"]]
     words = [*(str(value) for value in entry.values() if value), "quick"[: 5 * options.quick]]
     work = ROOT / "runs" / "benchmarks" / re.sub(r"\W+", "-", " ".join(words)).strip("-")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     train, tests = files(options.data, dataset, work, options.quick)
-    control = control_file(entry, dataset, train, tests)
+    control = control_file(entry, dataset, train, tests) | (sections or {})
     (work / "control.json").write_text(json.dumps(control, indent=1, default=str))
     say(f"{work.name} …")
     command = ["mtp-train", str(work / "control.json"), "--output", str(work / "run")]
@@ -132,7 +137,7 @@ def control_file(
 ) -> dict[str, Any]:
     """The default plan; only size, readout, cutoff and files are said."""
     common = dict(dataset.common)
-    if entry["total_epoch"] is not None:
+    if entry.get("total_epoch") is not None:
         common["total_epoch"] = entry["total_epoch"]
     readout = READOUTS[entry["readout"]]
     return {

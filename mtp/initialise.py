@@ -13,7 +13,7 @@ from mtp.potential import Potential
 # rates of LightPFP's example control file (0.1, then 0.01) good ones (docs/theory.md, "Scales").
 RADIAL_STEP = 0.3
 READOUT_STEP = 0.1
-NOISE = 0.1  # relative; tells species and repeated functions apart
+NOISE = 0.05  # relative; tells species and repeated functions apart
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -
 
     Sets the radial scale (polynomials have unit size over the pairs), the mean and standard
     deviation of the invariants, and each head's energy scale (random forces as large as the
-    labels'). The radial functions start orthonormal over the pairs, smooth ones first.
+    labels'). Radial function μ starts as polynomial μ.
     """
     _start_descriptor(potential, batch, generator)
     b = potential.invariants(batch).double()
@@ -50,18 +50,10 @@ def _start_descriptor(potential: Potential, batch: Batch, generator: torch.Gener
     size = q.square().mean(0).sqrt() if len(q) else torch.ones(spec.size, dtype=torch.float64)
     neighbours = max(len(rows) / max(batch.n_atoms, 1), 1.0)
     potential.radial_scale.copy_(RADIAL_STEP / size)
-    functions = _orthonormal(q / size, potential.table.n_radial) / neighbours**0.5
+    polynomial = torch.arange(potential.table.n_radial) % spec.size
+    functions = torch.eye(spec.size, dtype=torch.float64)[polynomial]
     noise = torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
-    noise *= NOISE * functions.square().mean().sqrt()
-    potential.radial.copy_((functions + noise) / RADIAL_STEP)
-
-
-def _orthonormal(q: Tensor, count: int) -> Tensor:
-    """(count, size) combinations of the polynomials that are orthonormal over the pairs."""
-    gram = q.T @ q / max(len(q), 1)
-    gram += 1e-10 * torch.eye(len(gram), dtype=gram.dtype)
-    functions = torch.linalg.inv(torch.linalg.cholesky(gram))
-    return functions[torch.arange(count) % len(functions)]
+    potential.radial.copy_((functions + NOISE * noise) / (neighbours**0.5 * RADIAL_STEP))
 
 
 def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stages.objective import Objective
 
 DENSE = 2000  # parameters up to which the matrix is treated as a whole
-DAMPING = 1e-3  # relative to the largest eigenvalue of the matrix scaled to a unit diagonal
 SAMPLES = 4  # gradients per parameter
 PASSES = 3  # over the data at most
 GROUP = 128  # atoms of one gradient, about
@@ -39,8 +38,13 @@ class Preconditioner:
         self.blocks = blocks  # (n, n) matrices or (n,) diagonals
 
     @classmethod
-    def of(cls, objective: Objective, parameters: list[Parameter], seed: int) -> Preconditioner:
-        """Estimated where the parameters stand, from a seeded choice of frames and cotangents."""
+    def of(
+        cls, objective: Objective, parameters: list[Parameter], seed: int, damping: float
+    ) -> Preconditioner:
+        """Estimated where the parameters stand, from a seeded choice of frames and cotangents.
+
+        damping: relative to the largest eigenvalue of the matrix scaled to a unit diagonal.
+        """
         sizes = [p.numel() for p in parameters]
         if sum(sizes) <= DENSE:
             sizes = [sum(sizes)]
@@ -52,7 +56,7 @@ class Preconditioner:
                     total.addr_(part, part, alpha=weight)
                 else:
                     total.add_(part * part, alpha=weight)
-        return cls([_inverse(total) for total in sums])
+        return cls([_inverse(total, damping) for total in sums])
 
     def __call__(self, vector: Tensor) -> Tensor:
         parts = vector.split([len(block) for block in self.blocks])
@@ -64,14 +68,14 @@ class Preconditioner:
         )
 
 
-def _inverse(matrix: Tensor) -> Tensor:
+def _inverse(matrix: Tensor, damping: float) -> Tensor:
     """Damped inverse of a positive semidefinite matrix or of a diagonal."""
     diagonal = matrix.diagonal() if matrix.dim() == 2 else matrix
     scale = diagonal.clamp_min(1e-12 * float(diagonal.max().clamp_min(1e-300))).rsqrt()
     if matrix.dim() == 1:
-        return scale * scale / (1 + DAMPING)
+        return scale * scale / (1 + damping)
     values, vectors = torch.linalg.eigh(matrix * scale * scale[:, None])
-    inverse = 1 / (values.clamp_min(0) + DAMPING * values[-1])
+    inverse = 1 / (values.clamp_min(0) + damping * values[-1])
     return (vectors * inverse) @ vectors.T * scale * scale[:, None]
 
 

@@ -16,8 +16,10 @@ from stages.objective import Evaluation, Objective
 from stages.plan import Stage
 
 HISTORY = 50  # pairs of steps and gradient changes that are remembered
+NUMBERS = 4_000_000  # at most so many numbers in them: they are part of every checkpoint
 REFRESH = 50  # iterations between estimates of the Gauss-Newton matrix; more often at the start
 EARLY = (0, 10, 25)
+DAMPING, LARGEST_DAMPING = 1e-5, 10.0  # of that matrix; raised where its step fails
 TRIALS = 20  # evaluations of one line search at most
 DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
 
@@ -27,18 +29,21 @@ class LBFGS:
 
     The memory of steps corrects a Gauss-Newton matrix that is estimated anew from time to time
     (stages/curvature.py), so that no learning rate is needed. When no step lowers the loss the
-    memory is dropped and the Gauss-Newton step tried; when that fails too the stage has converged
-    and further steps change nothing.
+    memory is dropped and the Gauss-Newton step tried with more and more damping; when that fails
+    too the stage has converged and further steps change nothing.
     """
 
     full_batch = True
 
     def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
         self.parameters = [p for group in groups.values() for p in group]
+        size = sum(p.numel() for p in self.parameters)
+        self.history = max(5, min(HISTORY, NUMBERS // (2 * max(size, 1))))
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
         self.inverse: Preconditioner | None = None
         self.iterations = 0
+        self.damping = DAMPING
         self.here: _Point | None = None  # loss and gradient where the parameters stand
         self.converged = False
 
@@ -50,7 +55,7 @@ class LBFGS:
             if not self.here.finite:
                 raise objective.not_finite()
         if not self.converged and (self.iterations in EARLY or self.iterations % REFRESH == 0):
-            self.inverse = objective.preconditioner(self.parameters, self.iterations)
+            self._estimate(objective)
         self.iterations += 1
         found = None if self.converged else self._search(objective, origin)
         if found is None:
@@ -62,8 +67,14 @@ class LBFGS:
         self.here = found
         return found.evaluation
 
+    def _estimate(self, objective: Objective) -> None:
+        self.inverse = objective.preconditioner(self.parameters, self.iterations, self.damping)
+
     def _search(self, objective: Objective, origin: Tensor) -> _Point | None:
-        """Line search along the quasi-Newton direction, then along the Gauss-Newton one."""
+        """Line search along the quasi-Newton direction, then along Gauss-Newton ones.
+
+        Each Gauss-Newton step that fails raises the damping, towards the steepest descent.
+        """
         while True:
             direction = self._direction()
             slope = float(direction @ self.here.gradient)
@@ -73,9 +84,14 @@ class LBFGS:
                 if found is not None:
                     self._set(origin + found.t * direction)
                     return found
-            if not self.steps:
+            if self.steps:
+                self.steps, self.changes = [], []
+            elif slope < 0 and self.damping < LARGEST_DAMPING:
+                self.damping *= 100
+                self._set(origin)
+                self._estimate(objective)
+            else:
                 return None
-            self.steps, self.changes = [], []
 
     def _direction(self) -> Tensor:
         """−H·gradient by the two-loop recursion."""
@@ -94,8 +110,8 @@ class LBFGS:
 
     def _remember(self, step: Tensor, change: Tensor) -> None:
         if step @ change > 1e-10 * step.norm() * change.norm():  # keeps H positive definite
-            self.steps = [*self.steps, step][-HISTORY:]
-            self.changes = [*self.changes, change][-HISTORY:]
+            self.steps = [*self.steps, step][-self.history :]
+            self.changes = [*self.changes, change][-self.history :]
 
     def _evaluate(
         self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
@@ -124,12 +140,14 @@ class LBFGS:
             "gradient": None if here is None else here.gradient,
             "converged": self.converged,
             "iterations": self.iterations,
+            "damping": self.damping,
             "inverse": None if self.inverse is None else self.inverse.blocks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.changes = list(state["steps"]), list(state["changes"])
         self.converged, self.iterations = state["converged"], state["iterations"]
+        self.damping = state["damping"]
         if state["inverse"] is not None:
             self.inverse = Preconditioner(state["inverse"])
         if state["value"] is not None:

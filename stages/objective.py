@@ -78,9 +78,11 @@ class Objective:
                 self.potential.backward(batch, draw.task, *slopes)
         return Evaluation(value, sums)
 
-    def preconditioner(self, parameters: list[Parameter], seed: int) -> Preconditioner:
+    def preconditioner(
+        self, parameters: list[Parameter], seed: int, damping: float
+    ) -> Preconditioner:
         """An approximate inverse of the second derivatives by ``parameters``, of a full batch."""
-        return Preconditioner.of(self, parameters, seed)
+        return Preconditioner.of(self, parameters, seed, damping)
 
     def not_finite(self) -> NotFinite:
         """The error for a loss that is not finite, naming the worst frame of the draws."""

@@ -30,6 +30,7 @@ from stages.report import write_report
 from stages.run_folder import Keeper, RunFolder
 from stages.say import say, warn
 from stages.start import build_potential
+from stages.stress_order import permuted_stress
 from stages.tasks import TaskData
 from stages.trainer import Setting, run_stage
 
@@ -237,6 +238,9 @@ def finish(
         for task, dataset in datasets.items()
     }
     write_predictions(folder.predictions, predictions)
+    for sets in predictions.values():
+        for message in permuted_stress(sets["train"]):
+            warn(message)
     values = metrics(predictions)
     folder.write_json(folder.metrics, values)
     write_report(folder.path)

@@ -38,7 +38,7 @@ def test_samples_add_up_to_the_normal_matrix(objective, monkeypatch):
 def test_inverse_of_a_block_is_damped_and_symmetric():
     a = torch.randn(6, 6, dtype=torch.float64)
     matrix = a @ a.T
-    inverse = curvature._inverse(matrix)
+    inverse = curvature._inverse(matrix, 1e-3)
     assert_close(inverse, inverse.T)
     assert_close(inverse @ matrix, torch.eye(6).double(), rtol=0, atol=0.5)
     assert torch.linalg.eigvalsh(inverse)[0] > 0
@@ -47,7 +47,7 @@ def test_inverse_of_a_block_is_damped_and_symmetric():
 def test_many_parameters_are_split_into_blocks(objective, monkeypatch):
     monkeypatch.setattr(curvature, "DENSE", 4)
     parameters = list(objective.potential.parameters())
-    inverse = objective.preconditioner(parameters, 0)
+    inverse = objective.preconditioner(parameters, 0, 1e-3)
     assert [len(block) for block in inverse.blocks] == [p.numel() for p in parameters]
     assert all((block.dim() == 2) == (len(block) <= 4) for block in inverse.blocks)
     vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)

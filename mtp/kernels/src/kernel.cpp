@@ -109,7 +109,7 @@ template <class V> inline V hyperbolic_tangent(V x) {
 // --- one block of atoms -----------------------------------------------------------------------------
 
 template <class V>
-class Buffer {  // aligned, zeroed, grows only
+class Buffer {  // aligned, not initialised, grows only
  public:
   V* get(size_t n) {
     if (n > size_) {
@@ -155,6 +155,7 @@ class Pass {
       for (int i = 0; i < n_species * radial_size; i++) sums[i] = V{};
     }
     first_.resize(n_species + 1);
+    touched_.assign(n_species, 0);
     if (!w.readout) return;
     const size_t n = w.readout->weights.size();
     weights = weights_.get(n);
@@ -208,6 +209,7 @@ class Pass {
   Buffer<int64_t> row_;
   Buffer<double> near_;
   std::vector<int> first_;
+  std::vector<char> touched_;  // species of neighbours seen in the block
   T *m, *g, *slopes, *monomials, *by_radial, *q_slope;
   // Pair functions of the kSlots slots at hand; they stay in memory for all slots of the block, because
   // the second loop over pairs needs them again. unit: x, y, z; f and f_slope: by radial function.
@@ -890,6 +892,7 @@ class Pass {
     for (int s = 0; s < kSlots; s++) same &= uniform[slot + s] >= 0 && uniform[slot + s] == uniform[slot];
     if (same) {
       V* to = sums + uniform[slot] * radial_size;
+      touched_[uniform[slot]] = 1;
       for (int mu = 0; mu < p.n_radial; mu++)
         for (int n = 0; n < p.n_q; n++) {
           V sum = to[mu * p.n_q + n];
@@ -901,6 +904,7 @@ class Pass {
     for (int s = 0; s < kSlots; s++)
       each_species(slot + s, [&](int other, V chosen) {
         V* to = sums + other * radial_size;
+        touched_[other] = 1;
         for (int mu = 0; mu < p.n_radial; mu++)
           for (int n = 0; n < p.n_q; n++) to[mu * p.n_q + n] += chosen * outer(mu, n, s);
       });
@@ -923,6 +927,8 @@ class Pass {
 
   void flush() {
     for (int other = 0; other < n_species; other++) {
+      if (!touched_[other]) continue;
+      touched_[other] = 0;
       double* to = c_bar_ + (size_t(species) * n_species + other) * radial_size;
       V* from = sums + other * radial_size;
       for (int i = 0; i < radial_size; i++) {
