@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
-from vesin import NeighborList
 
 from mtp.errors import DataError
+from mtp.geometry import pairs_within
 from mtp.structure import Structure
 
 RANK = 1e-9  # singular values below this part of the largest count as zero
@@ -169,10 +169,8 @@ def is_isolated(item: Structure) -> bool:
         return False
     if not item.pbc.any():
         return True
-    pairs = NeighborList(cutoff=ALONE, full_list=False).compute(
-        points=item.positions, box=item.cell, periodic=item.pbc, quantities="i"
-    )
-    return len(pairs[0]) == 0
+    (centres,) = pairs_within(item.positions, item.cell, item.pbc, ALONE, "i", full=False)
+    return len(centres) == 0
 
 
 def _given(mode: Mapping[str, float], species: tuple[int, ...]) -> np.ndarray:

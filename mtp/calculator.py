@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Pairs
-from mtp.kernels.choose import kernel_name
+from mtp.kernels.choose import device_for, kernel_name
 from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
 from mtp.neighbours import Find, Neighbours, VerletList
@@ -57,7 +57,7 @@ class MTPCalculator(Calculator):
         super().__init__(**kwargs)
         if dtype not in DTYPES:
             raise InvalidInput(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        self.device = _device(device)
+        self.device = device_for(device)
         self.dtype = DTYPES[dtype]
         potential = _potential(model)
         self.head = _head(potential, head)
@@ -203,13 +203,3 @@ def _head(potential: Potential, name: str | None) -> str:
         asked = "it has several and none was named" if name is None else f"it has no {name!r}"
         raise InvalidInput(f"head must be one of {', '.join(known)} of this potential: {asked}")
     return name
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise InvalidInput(f"device must be one of auto, cpu, cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("device 'cuda' was asked for, but torch sees none; use 'cpu' or 'auto'")
-    return torch.device(name)

@@ -99,22 +99,40 @@ def search_cutoff(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cuto
     )
 
 
+def pairs_within(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
+    quantities: str,
+    full: bool = True,
+) -> list[np.ndarray]:
+    """Pairs within the cutoff by vesin, in no order; the one place where vesin is called.
+
+    quantities: what to return, letters of vesin: i, j, S (cell shifts), d (distances), D (vectors).
+    full: every pair in both directions. Raises InvalidInput as `search_cutoff` does.
+    """
+    given = (np.asarray(positions, float), np.asarray(cell, float), np.asarray(pbc, bool))
+    search = search_cutoff(*given, cutoff)
+    *found, distances = NeighborList(cutoff=search, full_list=full).compute(
+        *given, f"{quantities}d"
+    )
+    if search > cutoff:
+        near = distances < cutoff
+        found = [array[near] for array in found]
+    return found
+
+
 def neighbour_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, ...]:
     """All directed pairs within the cutoff, sorted by centre.
 
     Returns count (atoms,), neighbour (pairs,), displacement (pairs, 3)
     = r_j − r_i + shift·cell in Å.
     """
-    positions = np.asarray(structure.positions, dtype=np.float64)
-    cell = np.asarray(structure.cell, dtype=np.float64)
-    pbc = np.asarray(structure.pbc, dtype=bool)
+    positions, cell = structure.positions, structure.cell
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         raise InvalidInput(f"{structure.where}: a position or the cell is not a finite number")
-    search = search_cutoff(positions, cell, pbc, cutoff)
-    i, j, vectors = NeighborList(cutoff=search, full_list=True).compute(positions, cell, pbc, "ijD")
-    if search > cutoff:
-        near = np.linalg.norm(vectors, axis=1) < cutoff
-        i, j, vectors = i[near], j[near], vectors[near]
+    i, j, vectors = pairs_within(positions, cell, structure.pbc, cutoff, "ijD")
     order = np.lexsort((j, i))
     count = np.bincount(i.astype(np.int64), minlength=len(structure))
     return count.astype(np.int32), j[order].astype(np.int32), vectors[order]

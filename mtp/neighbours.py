@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.atoms import Atoms
-from vesin import NeighborList
 
 from mtp.errors import InvalidInput
-from mtp.geometry import search_cutoff
+from mtp.geometry import pairs_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +33,7 @@ class Neighbours:
     def find(cls, atoms: Atoms, cutoff: float) -> Neighbours:
         """All pairs within the cutoff (Å), by vesin."""
         n = len(atoms)
-        given = atoms.positions, atoms.cell.array, atoms.pbc
-        search = search_cutoff(*given, cutoff)
-        found = NeighborList(cutoff=search, full_list=True).compute(*given, "ijSD")
-        if search > cutoff:
-            near = np.linalg.norm(found[3], axis=1) < cutoff
-            found = [array[near] for array in found]
-        i, j, images = found[:3]
+        i, j, images = pairs_within(atoms.positions, atoms.cell.array, atoms.pbc, cutoff, "ijS")
         order = np.argsort(i, kind="stable")
         count = np.bincount(i.astype(np.int64), minlength=n).astype(np.int32)
         neighbour = j.astype(np.int32)

@@ -15,7 +15,7 @@ import torch
 from mtp.data import DataError, Dataset, fingerprint, prepare
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
-from mtp.kernels.choose import kernel_name
+from mtp.kernels.choose import device_for, kernel_name
 from mtp.model_file import load_model
 from mtp.potential import Potential
 from stages.calibration import calibrated_stage
@@ -46,7 +46,7 @@ def train(
     """
     folder = RunFolder(Path(output))
     saved = folder.open(plan, restart)
-    where = choose_device(device)
+    where = device_for(device)
     if plan.run.threads is not None:
         torch.set_num_threads(plan.run.threads)
     datasets = {task: read_data(plan, task) for task in plan.data}
@@ -66,14 +66,6 @@ def train(
     with interruptible() as interrupt:
         run_stages(folder, plan, terms, potential, data, identity, saved, interrupt)
     return finish(folder, plan, datasets, where)
-
-
-def choose_device(device: str) -> torch.device:
-    """The device asked for; "auto" is the GPU where there is one."""
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise InvalidInput('--device cuda: no CUDA device is available; use "cpu" or "auto"')
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")
 
 
 def read_data(plan: Plan, task: str) -> Dataset:

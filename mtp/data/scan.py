@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from vesin import NeighborList
 
 from mtp.baseline import Shifts
 from mtp.data.duplicates import Duplicates, same_labels
 from mtp.data.frame import DataError, symbols
 from mtp.data.reading import is_finite
+from mtp.geometry import pairs_within
 from mtp.structure import Structure
 
 FILTERS = ("nonfinite", "duplicate", "energy", "forces")
@@ -211,9 +211,7 @@ def min_distance(structures: Iterable[Structure], cutoff: float) -> tuple[float 
     best, where = cutoff, None
     for item in structures:
         # the radius shrinks to the smallest distance so far, so most frames cost next to nothing
-        distances = NeighborList(cutoff=best, full_list=False).compute(
-            points=item.positions, box=item.cell, periodic=item.pbc, quantities="d"
-        )[0]
+        (distances,) = pairs_within(item.positions, item.cell, item.pbc, best, "d", full=False)
         if len(distances) and distances.min() < best:
             best, where = float(distances.min()), item.where
     return (best, where) if where is not None else (None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
@@ -12,6 +13,7 @@ from mtp.basis.radial import RadialSpec
 from mtp.errors import InvalidInput
 
 KERNELS = ("reference", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,27 @@ def register_basis(table: MomentTable, radial: RadialSpec) -> Basis:
 def basis_of(handle: int) -> Basis:
     """The basis that an operator was called with."""
     return _BASES[handle]
+
+
+def device_for(name: str) -> torch.device:
+    """The device that is meant; "auto" is the GPU where there is one and a kernel for it.
+
+    Raises InvalidInput for another name, and for "cuda" where it cannot be used.
+    """
+    if name not in DEVICES:
+        raise InvalidInput(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+    if name == "auto":
+        usable = find_spec("mtp.kernels.cuda") is not None and torch.cuda.is_available()
+        return torch.device("cuda" if usable else "cpu")
+    if name == "cuda":
+        missing = None
+        if not torch.cuda.is_available():
+            missing = "torch sees no CUDA device"
+        elif find_spec("mtp.kernels.cuda") is None and os.environ.get("MTP_KERNEL") != "reference":
+            missing = "this version has no kernel for it"
+        if missing:
+            raise InvalidInput(f"device cuda: {missing}; use cpu or auto (--device cpu)")
+    return torch.device(name)
 
 
 def kernel_name(device: torch.device | str) -> str:

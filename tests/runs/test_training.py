@@ -226,5 +226,5 @@ def test_a_cutoff_that_reaches_no_neighbour_is_refused(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_a_device_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InvalidInput, match="--device cuda"):
+    with pytest.raises(InvalidInput, match="device cuda: torch sees no CUDA device"):
         train(tiny_plan(tmp_path), tmp_path / "out", device="cuda")

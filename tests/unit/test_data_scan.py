@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_systems import crystal, molecule
 
-from mtp.baseline import fit_shifts
+from mtp.baseline import fit_shifts, is_isolated
 from mtp.data import DataError, select
 from mtp.data.scan import coverage, min_distance, report, worst
 from mtp.structure import Structure
@@ -134,3 +134,15 @@ def test_report(rng) -> None:
 def test_touching_atoms_are_named(rng) -> None:
     item = molecule(rng, (1, 1), positions=np.array([[0, 0, 0], [0, 0, 0.1]]))
     assert "0.100 Å apart in made#0" in report([item], select([item]), 6.0)["warnings"][0]
+
+
+def test_the_smallest_distance_in_a_wide_flat_cell() -> None:
+    flat = Structure(
+        numbers=np.array([14]),
+        positions=np.zeros((1, 3)),
+        cell=np.diag([300.0, 300.0, 1.2]),
+        pbc=np.ones(3, dtype=bool),
+    )
+    assert min_distance([flat], 6.0)[0] == pytest.approx(1.2)
+    assert not is_isolated(flat)
+    assert is_isolated(replace(flat, cell=np.diag([300.0, 300.0, 12.0])))
