@@ -121,6 +121,9 @@ def _with_entry(one: Stage, entry: dict) -> Stage:
 
 
 def _with_target(calibration: Stage, target: Target | None) -> Stage:
+    """Calibration with the shares asked for, its own, or equal ones."""
+    if target is None and calibration.calibration_target is not None:
+        return calibration
     ratio = Target() if target is None else target
     shares = Coefficients(ratio.energy, ratio.forces, ratio.stress)
     return replace(calibration, calibration_target=shares)
