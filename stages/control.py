@@ -67,7 +67,12 @@ class CommonConfig(Section):
         ge=1,
     )
     batch_size: int = key(
-        128, "Structures per parameter update; the last batch may be smaller.", example=32, ge=1
+        128,
+        "Structures per parameter update; the last batch may be smaller. Optimisers that look at "
+        "all structures before each update (lbfgs, lstsq) take this many at a time, which changes "
+        "only the memory they need.",
+        example=32,
+        ge=1,
     )
     reload_model: str | None = key(
         None,
@@ -78,7 +83,7 @@ class CommonConfig(Section):
     )
     lr_scheduling: Literal["step", "linear_warmup", "None", "none"] | None = key(
         "linear_warmup",
-        "Learning rate within each stage. `step`: multiplied by scheduler_gamma every "
+        "Learning rate within each stage (adam). `step`: multiplied by scheduler_gamma every "
         "scheduler_step_size epochs. `linear_warmup`: up from 0 in the first scheduler_step_size "
         "epochs, then down in a straight line to lr_min_ratio times its value. `None` or null: "
         "constant. It starts anew in each stage.",
@@ -151,7 +156,7 @@ class MultistageConfig(Section):
     """
 
     lr_list: list[Positive] | None = key(
-        None, "Learning rate of each stage.", example=[0.1, 0.01], otherwise="[0.1, 0.01]"
+        None, "Learning rate of each stage (adam).", example=[0.1, 0.01], otherwise="[0.1, 0.01]"
     )
     epoch_list: list[Count] | None = key(
         None, "Epochs of each stage.", example=[80, 160], unit="epochs", otherwise="[80, 160]"
@@ -188,7 +193,7 @@ class MultistageConfig(Section):
         example=False,
     )
     calibration_lr: float | None = key(
-        None, "Learning rate of the calibration stage.", example=0.01, otherwise="0.01", gt=0
+        None, "Learning rate of the calibration stage (adam).", example=0.01, otherwise="0.01", gt=0
     )
     calibration_epoch: int | None = key(
         None,
@@ -242,6 +247,14 @@ class DataConfig(Section):
         example="REF_stress",
         otherwise="found by the usual names",
     )
+    type_map: list[str] | None = key(
+        None,
+        "Element symbols in the order of the type numbers, for files without elements (.cfg, "
+        "DeePMD).",
+        example=["Si", "O"],
+        otherwise="the files name their elements",
+        min_length=1,
+    )
     config_type_key: str = key(
         "config_type", "Name of the word that groups the frames.", example="group"
     )
@@ -253,7 +266,9 @@ class DataConfig(Section):
     )
     valid_fraction: float = key(
         0.1,
-        "Share of each file's frames that is kept for validation, at least one frame.",
+        "Share of each file's frames that is kept for validation, at least one frame. They choose "
+        "the best epoch and move no parameter, but e0 and the smallest distance, where the radial "
+        "functions begin, are taken from training and validation frames together.",
         example=0.2,
         gt=0,
         lt=1,
@@ -266,8 +281,8 @@ class DataConfig(Section):
     )
     e0: Literal["lstsq", "isolated"] | dict[str, float] = key(
         "lstsq",
-        "Energies of single atoms of each species that the model starts from: fitted to the data "
-        "(`lstsq`), those of the frames with one atom (`isolated`), or given by symbol.",
+        "Energies of single atoms of each species that the model starts from: fitted to the "
+        "training and validation frames (`lstsq`), those of the frames with one atom (`isolated`), or given by symbol.",
         example={"Si": -0.8},
         unit="eV",
     )
@@ -324,10 +339,12 @@ class StageOptions(Section):
 
     optimizer: list[Optimizer | None] | None = key(
         None,
-        "`adam`; `lbfgs` on the full batch with a line search; `lstsq`, the exact ridge solution "
-        "for the weights in which the energy is linear, one solve per epoch.",
+        "`adam`; `lbfgs` on all structures at once with a line search; `lstsq`, the exact ridge "
+        "solution for the weights in which the energy is linear, one solve per epoch. Learning "
+        "rates and their schedule are for adam: lbfgs and lstsq find the length of their steps "
+        "themselves. The stages of the default plan are lbfgs.",
         example=["adam", "lbfgs"],
-        otherwise="adam",
+        otherwise="adam; in the default plan lbfgs",
     )
     trainable: list[list[Group] | None] | None = key(
         None,
@@ -367,7 +384,7 @@ class StageOptions(Section):
         None,
         "Shares of energy, forces and stress in the loss that calibration aims at.",
         example={"energy": 2.0, "forces": 1.0, "stress": 1.0},
-        otherwise="equal shares",
+        otherwise="equal shares; in the default plan 1 : 4 : 1",
     )
 
 

@@ -105,6 +105,6 @@ def test_the_stage_of_a_plan_is_filled_in() -> None:
     plan = resolve(Reading(Path("control.json"), ControlFile()), need_data=False)
     last = plan.stages[-1]
     stage, tables = calibrated_stage(plan, last, log(4, **MSE))
-    expected = calibrate(log(4, **MSE), "stage2", "default", "mse")
+    expected = calibrate(log(4, **MSE), "stage2", "default", "mse", last.calibration_target)
     assert stage == replace(last, tasks={"default": TaskStage("mse", expected.coefficients)})
     assert tables == {"default": expected.table}
