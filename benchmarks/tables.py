@@ -42,7 +42,8 @@ def render(name: str, quick: bool = False) -> str:
     source, table = TABLES[name]
     content = load(source, quick)
     if content is None:
-        return f"Not measured yet: `python -m benchmarks.{source}`.\n"
+        command = "accuracy --curve" if source == "silicon_curve" else source
+        return f"Not measured yet: `python -m benchmarks.{command}`.\n"
     return f"{table(content)}\n{where(content)}\n"
 
 
@@ -255,6 +256,21 @@ def curve(content: dict[str, Any]) -> str:
     return rows_of(heading, rows)
 
 
+def plans(content: dict[str, Any]) -> str:
+    """Test MAE of every plan, one row per plan and case."""
+    heading = ("set", "model", "readout", "plan", *("energy, meV/atom", "forces, meV/Å"))
+    rows = [
+        (
+            *(row["set"], _size(row["size"]), row["readout"], row["plan"]),
+            *(number(row["test"].get(f"{t}_mae")) for t in TERMS),
+            number(row["training_seconds"]),
+        )
+        for row in content["results"]
+        if "failed" not in row
+    ]
+    return rows_of((*heading, "stress, GPa", "seconds"), rows)
+
+
 def _pairs(errors: list[tuple[float, float]]) -> list[str]:
     return [f"{number(mae)} / {number(rmse)}" for mae, rmse in errors]
 
@@ -269,6 +285,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kernel_peak": ("kernel_peak", peak),
     "scaling": ("scaling", scaling),
     "silicon_curve": ("silicon_curve", curve),
+    "plans": ("plans", plans),
     "stages": ("accuracy", stages),
     "accuracy": ("accuracy", accuracy),
 }
