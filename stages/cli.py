@@ -18,6 +18,7 @@ import mtp
 from mtp.errors import InvalidInput
 
 DONE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 130
+KERNEL = "mtp kernel:"  # how messages of the C++ kernel begin; they are meant for the user
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +52,10 @@ def _run(options: argparse.Namespace) -> int:
             return FAILED
         except (OSError, FloatingPointError, MemoryError) as error:
             return _say(FAILED, f"failed: {error or type(error).__name__}")
+        except RuntimeError as error:
+            if not str(error).startswith(KERNEL):
+                raise
+            return _say(FAILED, f"failed: {error}")
 
 
 def _say(code: int, *lines: str) -> int:
@@ -137,13 +142,18 @@ def _add_eval(commands: Any) -> None:
         "--predictions", metavar="OUT.xyz", type=Path, help="also write the frames with predictions"
     )
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
+    _add_type_map(parser)
 
 
 def _eval(options: argparse.Namespace) -> None:
     from stages.evaluate import evaluate_files
 
     result = evaluate_files(
-        options.model, options.files, head=options.head, predictions=options.predictions
+        options.model,
+        options.files,
+        head=options.head,
+        predictions=options.predictions,
+        type_map=options.type_map,
     )
     _print_json(result) if options.json else _print_errors(result)
 
@@ -181,12 +191,22 @@ def _add_convert(commands: Any) -> None:
     parser = _command(commands, "convert", _convert, "Convert a model or data, by suffix.")
     parser.add_argument("source", metavar="IN")
     parser.add_argument("target", metavar="OUT")
+    _add_type_map(parser)
 
 
 def _convert(options: argparse.Namespace) -> None:
     from stages.convert import convert
 
-    print(convert(options.source, options.target))
+    print(convert(options.source, options.target, type_map=options.type_map))
+
+
+def _add_type_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--type-map",
+        type=lambda text: [symbol.strip() for symbol in text.split(",")],
+        metavar="Si,O,…",
+        help="elements of type 0, 1, … in data without elements (.cfg, DeePMD)",
+    )
 
 
 def _print_errors(result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pretrained.registry import names as installed_models
 from stages.control import FileEntry, StageOptions
 from stages.control_reader import Reading, beside
 from stages.defaults import LISTS
-from stages.plan import Stage
+from stages.plan import WITH_RATE, Stage
 from stages.sequence import given_lists, stage_count, stage_sequence
 
 COEFFICIENTS = ("energy_loss_coeff_list", "forces_loss_coeff_list", "stress_loss_coeff_list")
@@ -25,6 +25,14 @@ STAGES = "/multistage_config"
 OPTIONS = "/stage_options"
 COSTS = ("moment_init_cost", "moment_mu_cost", "moment_nu_cost")
 ADAM_ONLY = ("weight_decay", "gradient_clip", "ema")
+RATE_KEYS = (
+    ("common_config", "lr_scheduling"),
+    ("common_config", "scheduler_step_size"),
+    ("multistage_config", "lr_list"),
+    ("multistage_config", "calibration_lr"),
+    ("run_config", "scheduler_gamma"),
+    ("run_config", "lr_min_ratio"),
+)
 
 
 class Finding(NamedTuple):
@@ -248,6 +256,16 @@ def _elements(context: Context) -> Iterator[Finding]:
             yield Finding(f"/data_config/e0/{symbol}", f"{symbol!r} is no element; give its symbol")
 
 
+@_rule("data_config.type_map")
+def _types(context: Context) -> Iterator[Finding]:
+    for i, symbol in enumerate(context.reading.control.data_config.type_map or ()):
+        from ase.data import atomic_numbers  # only here: it takes time to load
+
+        if atomic_numbers.get(symbol, 0) < 1:
+            where = f"/data_config/type_map/{i}"
+            yield Finding(where, f"{symbol!r} is no element; give its symbol")
+
+
 @_rule(*_OPTION_KEYS)
 def _options_agree(context: Context) -> Iterator[Finding]:
     """Lists of stage_options: one length, that of the stages with or without calibration."""
@@ -325,6 +343,24 @@ def _option_has_effect(context: Context) -> Iterator[Finding]:
         if stage.name == "calibration" and weighting != "per_atom_squared":
             message = f"calibration balances errors per atom squared, got {weighting!r}"
             yield Finding(f"{OPTIONS}/energy_weighting/{i}", f"{message}; write null")
+
+
+@_rule(*_STAGE_KEYS, *(f"{section}.{name}" for section, name in RATE_KEYS))
+def _learning_rate_has_effect(context: Context) -> Iterator[Finding]:
+    """Learning rates that were written although no stage has one."""
+    stages = [stage for _, stage in _planned(context)]
+    if not stages or any(stage.optimizer in WITH_RATE for stage in stages):
+        return
+    used = "/".join(sorted({stage.optimizer for stage in stages}))
+    for section, name in RATE_KEYS:
+        part = getattr(context.reading.control, section)
+        value = getattr(part, name)
+        needed = name == "lr_list" and value and len(value) != len(LISTS[name])  # says how many
+        if name in part.model_fields_set and value is not None and not needed:
+            message = f"has no effect: every stage is {used}, which has no learning rate"
+            yield Finding(
+                f"/{section}/{name}", f"{message}; remove it, or set optimizer to adam", True
+            )
 
 
 @_rule("multistage_config.use_calib_stage", "stage_options.calibration_target")

@@ -282,7 +282,8 @@ class DataConfig(Section):
     e0: Literal["lstsq", "isolated"] | dict[str, float] = key(
         "lstsq",
         "Energies of single atoms of each species that the model starts from: fitted to the "
-        "training and validation frames (`lstsq`), those of the frames with one atom (`isolated`), or given by symbol.",
+        "training and validation frames (`lstsq`), those of the frames with one atom (`isolated`), "
+        "or given by symbol.",
         example={"Si": -0.8},
         unit="eV",
     )

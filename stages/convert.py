@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtp.errors import InvalidInput
@@ -10,12 +11,13 @@ MODEL, MLIP = ".safetensors", ".mtp"
 NOT_DATA = (MODEL, MLIP, ".almtp")
 
 
-def convert(source: str | Path, target: str | Path) -> str:
+def convert(source: str | Path, target: str | Path, type_map: Sequence[str] | None = None) -> str:
     """Convert a file, by the suffixes of both; returns a sentence about what was written.
 
     ``.safetensors`` → ``.mtp``: a linear readout for MLIP-3 and programs that read its files.
     ``.mtp`` → ``.safetensors``: the reverse.
-    Data → data: every format that can be read and written (mtp/data).
+    Data → data: every format that can be read and written (mtp/data); type_map: element symbols of
+    types 0, 1, … of a source without elements.
     Raises InvalidInput for every other pair.
     """
     source, target = Path(source), Path(target)
@@ -28,7 +30,7 @@ def convert(source: str | Path, target: str | Path) -> str:
             f"{source} → {target}: a model goes from {MODEL} to {MLIP} or back, data to a data "
             "format; change a suffix"
         )
-    return _write_data(source, target)
+    return _write_data(source, target, type_map)
 
 
 def _write_model(source: Path, target: Path) -> str:
@@ -48,9 +50,9 @@ def _write_model(source: Path, target: Path) -> str:
     return f"{target}: species {', '.join(f'{i} = {chemical_symbols[z]}' for i, z in species)}"
 
 
-def _write_data(source: Path, target: Path) -> str:
+def _write_data(source: Path, target: Path, type_map: Sequence[str] | None) -> str:
     from mtp.data.reading import read, write
 
-    structures = read(source)
+    structures = read(source, type_map=type_map)
     write(target, structures)
     return f"{target}: {len(structures)} structures"

@@ -53,11 +53,13 @@ def evaluate_files(
     files: Sequence[str | Path],
     head: str | None = None,
     predictions: str | Path | None = None,
+    type_map: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Errors of a model file on data files: {head: {path as given: numbers}}, as in metrics.json.
 
     head: which one to test; not needed when the model has one.  predictions: write every frame
-    there as extended xyz, with the predicted values beside the labels.
+    there as extended xyz, with the predicted values beside the labels.  type_map: element symbols
+    of types 0, 1, … of files without elements.
     Raises InvalidInput for an unknown head or element, DataError for files that cannot be read.
     """
     from mtp.data.reading import read
@@ -68,7 +70,7 @@ def evaluate_files(
     sets: dict[str, Predictions] = {}
     everything: list[Structure] = []
     for path in dict.fromkeys(map(str, files)):
-        structures = read(path)
+        structures = read(path, type_map=type_map)
         sets[path] = predict_structures(potential, structures, head)
         everything += structures
     if predictions is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from stages.plan import DataFile, ModelPlan, Plan, Stage
+from stages.plan import WITH_RATE, DataFile, ModelPlan, Plan, Stage
 
 HEADINGS = (
     "stage",
@@ -30,12 +30,18 @@ def describe_plan(plan: Plan) -> str:
         lines.append(f"data{'' if task == 'default' else f' of {task}'}: {files}")
     run = plan.run
     lines.append(
-        f"run: seed {run.seed}, {run.dtype}, batches of {run.batch_size} structures, "
+        f"run: seed {run.seed}, {run.dtype}, {_batches(plan)}, "
         f"{run.memory:g} GiB for neighbour pairs"
     )
     lines += ["", stage_table(plan.stages)]
     total = sum(one.epochs for one in plan.stages)
     return "\n".join([*lines, f"{total} epochs in {len(plan.stages)} stages"])
+
+
+def _batches(plan: Plan) -> str:
+    if any(stage.optimizer in WITH_RATE for stage in plan.stages):
+        return f"batches of {plan.run.batch_size} structures"
+    return "full batches"
 
 
 def stage_table(stages: Iterable[Stage]) -> str:
@@ -79,7 +85,8 @@ def _provenance_rows(provenance: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if "stage" in provenance:
         yield "from", f"{provenance['stage']}, epoch {provenance['epoch']}"
     for stage in provenance.get("plan", {}).get("stages", ()):
-        yield stage["name"], f"{stage['epochs']} epochs, {stage['optimizer']}, lr {stage['lr']:g}"
+        rate = f", lr {stage['lr']:g}" if stage["optimizer"] in WITH_RATE else ""
+        yield stage["name"], f"{stage['epochs']} epochs, {stage['optimizer']}{rate}"
     for name, digest in provenance.get("data", {}).items():
         yield "data", f"{digest[:12]} {name}"
 
@@ -124,7 +131,7 @@ def _stage_row(stage: Stage, task: str) -> list[str]:
         stage.name if task == "default" else f"{stage.name} {task}",
         str(stage.epochs),
         stage.optimizer,
-        "–" if stage.optimizer == "lstsq" else f"{stage.lr:g}",
+        f"{stage.lr:g}" if stage.optimizer in WITH_RATE else "–",
         _schedule(stage),
         wanted.loss,
         *coefficients,
@@ -135,7 +142,7 @@ def _stage_row(stage: Stage, task: str) -> list[str]:
 
 def _schedule(stage: Stage) -> str:
     schedule = stage.schedule
-    if stage.optimizer == "lstsq":
+    if stage.optimizer not in WITH_RATE:
         return "–"
     if schedule.kind == "step":
         return f"×{schedule.gamma:g} every {schedule.step_size}"

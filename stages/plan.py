@@ -12,6 +12,8 @@ from typing import Any, Literal
 TERMS = ("energy", "forces", "stress")
 GROUPS = ("descriptor", "readout", "shifts")
 """Parameter groups that a stage can move."""
+WITH_RATE = ("adam",)
+"""Optimisers that obey learning rate and schedule and take minibatches."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class DataPlan:
     energy_key: str | None = None  # None: ASE's own result, then the usual names
     forces_key: str | None = None
     stress_key: str | None = None
+    type_map: tuple[str, ...] | None = None  # symbols of types 0, 1, … of files without elements
     config_type_key: str = "config_type"
     config_type_weights: dict[str, float] = field(default_factory=dict)
     weight_key: str | None = None  # per-frame weight in the frame's info

@@ -16,6 +16,7 @@ from stages.evaluate import COLUMNS, three_digits
 from stages.history import TERMS
 from stages.metrics import Predictions
 from stages.metrics import metrics as measure
+from stages.plan import WITH_RATE
 from stages.report_calibration import CalibrationSection, calibration_section
 from stages.report_data import data_section
 from stages.run_record import Run
@@ -51,7 +52,7 @@ def _content(run: Run) -> dict[str, Any]:
         "facts": _facts(run),
         "plan": tables.plan_table(run.plan, run.history) if run.plan else None,
         "warnings": list((run.plan or {}).get("warnings", ())),
-        "learning_rate": figures.learning_rate(run.history, _solved(run)),
+        "learning_rate": figures.learning_rate(run.history, _without_rate(run)),
         "heads": [_head(run, name) for name in run.heads],
         "several": len(run.heads) > 1,
         "provenance": _provenance(run),
@@ -59,9 +60,10 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _solved(run: Run) -> list[str]:
-    """Stages that solve exactly and have no learning rate."""
-    return [s["name"] for s in (run.plan or {}).get("stages", ()) if s["optimizer"] == "lstsq"]
+def _without_rate(run: Run) -> list[str]:
+    """Stages whose optimiser has no learning rate."""
+    stages = (run.plan or {}).get("stages", ())
+    return [stage["name"] for stage in stages if stage["optimizer"] not in WITH_RATE]
 
 
 def _head(run: Run, name: str) -> dict[str, Any]:

@@ -37,13 +37,13 @@ def learning_curves(history: History, head: str, best: int | None = None) -> lis
     return images
 
 
-def learning_rate(history: History, solved: Sequence[str] = ()) -> Image | None:
-    """Learning rate over the epochs; stages named in `solved` have none."""
+def learning_rate(history: History, without: Sequence[str] = ()) -> Image | None:
+    """Learning rate over the epochs; stages named in `without` have none."""
     curves = []
     for span in history.spans:
         lr = np.full(len(history.rows), np.nan)
         lr[span.start : span.end] = [row["lr"] for row in history.rows[span.start : span.end]]
-        if span.name not in solved:
+        if span.name not in without:
             curves.append(Curve("", lr, SET_COLOURS["test"]))
     if not curves:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from stages.evaluate import COLUMNS, three_digits
 from stages.history import TERMS, History
 from stages.metrics import MILLI, Predictions, by_config_type, by_element, by_file, worst_frames
+from stages.plan import WITH_RATE
 
 GPA = 160.21766208  # GPa per eV/Å³
 SCALES = {"energy": MILLI, "forces": MILLI, "stress": GPA}
@@ -134,15 +135,16 @@ def worst_table(sets: dict[str, Predictions], term: str, count: int = 8) -> Tabl
 
 
 def plan_table(plan: dict[str, Any], history: History) -> Table:
-    """One row per stage (and task): what it does."""
+    """One row per stage (and task): what it does, or did where the log has it."""
     several = len(plan["data"]) > 1
     ran = {span.name: span for span in history.spans}
     rows = []
     for stage in plan["stages"]:
         for head, task in stage["tasks"].items():
             coefficients = task["coefficients"]
-            if coefficients is None and stage["name"] in ran:
-                coefficients = history.coefficients(head, ran[stage["name"]].start)
+            if stage["name"] in ran:  # the log knows which terms had no labels
+                found = history.coefficients(head, ran[stage["name"]].start)
+                coefficients = coefficients if found is None else found
             rows.append(
                 [stage["name"]]
                 + ([head] if several else [])
@@ -170,8 +172,8 @@ def _loss(task: dict[str, Any]) -> str:
 
 
 def _lr(stage: dict[str, Any]) -> Cell:
-    if stage["optimizer"] == "lstsq":
-        return Cell("exact solve")
+    if stage["optimizer"] not in WITH_RATE:
+        return Cell({"lstsq": "– (exact solve)", "lbfgs": "– (line search)"}[stage["optimizer"]])
     schedule = stage["schedule"]
     text = {
         "none": "constant",

@@ -59,6 +59,7 @@ def _model(reading: Reading) -> ModelPlan:
 def _data(reading: Reading, data: Sequence[str], test: Sequence[str]) -> DataPlan:
     common, section = reading.control.common_config, reading.control.data_config
     same = {name: getattr(section, name) for name in DataConfig.model_fields if "files" not in name}
+    same["type_map"] = None if section.type_map is None else tuple(section.type_map)
     return DataPlan(
         files=_files(reading.path, section.files, data),
         test_files=_files(reading.path, section.test_files, test),

@@ -25,7 +25,7 @@ from stages.evaluate import predict_structures
 from stages.interrupt import Interrupt, interruptible
 from stages.metrics import metrics, write_predictions
 from stages.objective import NotFinite
-from stages.plan import TERMS, Coefficients, Plan, Stage
+from stages.plan import TERMS, WITH_RATE, Coefficients, Plan, Stage
 from stages.report import write_report
 from stages.run_folder import Keeper, RunFolder
 from stages.say import say, warn
@@ -70,15 +70,17 @@ def train(
 
 def read_data(plan: Plan, task: str) -> Dataset:
     """Structures of a task, split."""
+    data = plan.data[task]
     try:
-        dataset = prepare(plan.data[task], seed=plan.run.seed, cutoff=plan.model.rc)
+        dataset = prepare(data, seed=plan.run.seed, cutoff=plan.model.rc, type_map=data.type_map)
     except DataError as error:
         raise InvalidInput(str(error)) from error
     if plan.run.strict and dataset.scan["warnings"]:
         raise InvalidInput(*dataset.scan["warnings"])
     for message in dataset.scan["warnings"]:
         warn(message)
-    if len(dataset.train) < plan.run.batch_size:
+    minibatches = any(stage.optimizer in WITH_RATE for stage in plan.stages)
+    if minibatches and len(dataset.train) < plan.run.batch_size:
         say(f"batch_size {plan.run.batch_size}: one batch holds all {len(dataset.train)} frames")
     return dataset
 

@@ -82,12 +82,35 @@ def test_train_is_told_what_was_asked(
     assert "1.50" in capsys.readouterr().out
 
 
+def test_type_map_names_the_elements_of_numbered_types(
+    tmp_path: Path, capsys: Any, rng: np.random.Generator
+) -> None:
+    source, target = tmp_path / "a.cfg", tmp_path / "b.xyz"
+    write(source, before := structures(rng, 2))
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(line for line in lines if "Feature" not in line) + "\n")
+    command = ["convert", str(source), str(target)]
+    assert main(command) == 2
+    assert "--type-map" in capsys.readouterr().err
+    assert main([*command, "--type-map", "Cu, Al"]) == 0
+    for old, new in zip(before, read(target), strict=True):
+        assert new.numbers.tolist() == [{13: 29, 29: 13}[z] for z in old.numbers]
+    model = tmp_path / "model.mtp.safetensors"
+    save_model(model, potential())
+    assert main(["eval", str(model), str(source), "--type-map", "Al,Cu"]) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (InvalidInput("a.xyz: no energy", "b.xyz: no energy"), 2, "a.xyz: no energy\nb.xyz: no en"),
         (FloatingPointError("stage1, epoch 3: not finite"), 1, "failed: stage1, epoch 3"),
         (OSError(28, "No space left on device"), 1, "failed: [Errno 28] No space left"),
+        (
+            RuntimeError("mtp kernel: a number is wrong"),
+            1,
+            "failed: mtp kernel: a number is wrong\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command with --restart goes on"),
     ],
 )
@@ -104,12 +127,15 @@ def test_exit_codes(
     assert err.startswith(said)
 
 
-def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [TypeError, RuntimeError])
+def test_an_error_of_the_program_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     def train(*_: Any, **__: Any) -> None:
-        raise TypeError("a defect")
+        raise kind("a defect")
 
     train_with(monkeypatch, train)
-    with pytest.raises(TypeError, match="a defect"):
+    with pytest.raises(kind, match="a defect"):
         main(["train", str(CONTROL)])
 
 

@@ -31,6 +31,7 @@ from stages.plan import (
 from stages.plots import Image
 from stages.report import write_report
 from stages.report_data import short_names
+from stages.report_tables import plan_table
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +240,26 @@ def test_calibration_that_misses_its_target_is_told(tmp_path, rng):
     lines[25] = json.dumps(first)
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert "In the first epoch of calibration energy had" in page_of(tmp_path)
+
+
+def test_plan_table_has_the_coefficients_that_ran(tmp_path, rng):
+    make_run(tmp_path, rng, frames=8)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    history = History.read(tmp_path / "log.jsonl")
+    for row in history.rows[:9]:
+        row["coeff"]["stress"] = 0.0  # as where no frame has a stress
+    cells = [[cell.text for cell in row] for row in plan_table(plan, history).rows]
+    assert [row[-1] for row in cells[:2]] == ["0", "10"]
+    assert plan_table(plan, History(())).rows[0][-1].text == "1×10⁻⁵"
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "lstsq"])
+def test_stages_without_a_learning_rate_show_none(tmp_path, rng, optimizer):
+    make_run(tmp_path, rng, frames=8)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["stages"][1]["optimizer"] = optimizer
+    rates = [row[4].text for row in plan_table(plan, History(())).rows]
+    assert [text.startswith("–") for text in rates] == [False, True, False]
 
 
 def test_two_heads_without_calibration(tmp_path, rng):

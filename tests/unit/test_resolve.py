@@ -11,6 +11,7 @@ import pytest
 from mtp.errors import InvalidInput
 from stages.control_reader import read_control
 from stages.defaults import LISTS, default_stages
+from stages.messages import describe_plan
 from stages.plan import GROUPS, Coefficients, DataFile, Plan
 from stages.resolve import resolve
 from stages.sequence import share_epochs
@@ -182,3 +183,49 @@ def test_a_plan_survives_json(plan: Any) -> None:
     }
     made = plan(content)
     assert Plan.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+
+
+RATES = {
+    "common_config": {"lr_scheduling": "step", "scheduler_step_size": 2, "batch_size": 8},
+    "multistage_config": {"lr_list": [0.1, 0.01], "calibration_lr": 0.1},
+    "run_config": {"scheduler_gamma": 0.5, "lr_min_ratio": 0.1},
+}
+
+
+def test_learning_rates_that_no_stage_has_are_a_warning(plan: Any) -> None:
+    optimizer = {"stage_options": {"optimizer": ["lbfgs", "lstsq"]}}
+    warnings = plan(RATES | optimizer).warnings
+    assert [line.split(":")[1].rsplit("/")[-1] for line in warnings] == [
+        "lr_scheduling",
+        "scheduler_step_size",
+        "lr_list",
+        "calibration_lr",
+        "scheduler_gamma",
+        "lr_min_ratio",
+    ]
+    assert "every stage is lbfgs/lstsq" in warnings[0]
+    assert plan(RATES).warnings == ()  # given lists mean adam
+    assert plan(RATES | {"stage_options": {"optimizer": ["lbfgs", "adam"]}}).warnings == ()
+    assert plan(optimizer).warnings == ()
+
+
+def test_a_list_of_rates_that_says_how_many_stages_there_are_is_no_warning(plan: Any) -> None:
+    content = {"multistage_config": LISTS_OF_ONE, "stage_options": {"optimizer": ["lbfgs"]}}
+    assert plan(content).warnings == ()
+
+
+def test_plan_shows_no_learning_rate_where_there_is_none(plan: Any) -> None:
+    text = describe_plan(plan({}))
+    assert "warm" not in text
+    assert "up in" not in text
+    assert "full batches" in text
+    mixed = describe_plan(plan({"stage_options": {"optimizer": ["adam", "lbfgs"]}}))
+    assert "batches of 128 structures" in mixed
+
+
+def test_type_map_reaches_the_plan(plan: Any) -> None:
+    found = plan({"data_config": {"type_map": ["Si", "O"]}})
+    assert found.data["default"].type_map == ("Si", "O")
+    assert Plan.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    with pytest.raises(InvalidInput, match="/data_config/type_map/1: 'Xx' is no element"):
+        plan({"data_config": {"type_map": ["Si", "Xx"]}})

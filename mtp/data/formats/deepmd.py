@@ -12,7 +12,7 @@ from mtp.data.frame import DataError, Frame, numbers_of_types, symbols
 from mtp.data.labels import tensor
 from mtp.structure import Structure
 
-HOW = "add type_map.raw (one element symbol per line) or give type_map"
+HOW = "add type_map.raw (one element symbol per line) or give type_map or --type-map"
 
 
 def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:

@@ -15,7 +15,10 @@ from mtp.structure import Structure
 STRESS_HEADER = ("xx", "yy", "zz", "yz", "xz", "xy")
 ELEMENTS = "elements"
 """Feature that names the elements of types 0, 1, …; written by us, so files describe themselves."""
-HOW = f"give type_map (one element per type), or add 'Feature {ELEMENTS} Cu,Pd' to each block"
+HOW = (
+    "give type_map or --type-map (one element per type), or add "
+    f"'Feature {ELEMENTS} Cu,Pd' to each block"
+)
 
 
 def is_mlip(path: Path) -> bool:
