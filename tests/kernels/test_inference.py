@@ -139,6 +139,18 @@ def test_heads(program: Path, tmp_path: Path) -> None:
         assert f"head must be one of pbe, scan of this potential: it has {said}" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["é", "力", "\U0001f600", "\x7f\x80߿ࠀ\uffff"])
+def test_escaped_names_of_heads(name: str, tmp_path: Path) -> None:
+    """JSON may write any letter as escapes; a name is asked for in UTF-8."""
+    made, structure = potential((), (name, "e")), SYSTEMS["molecule"]
+    save_model(tmp_path / "model", made)
+    rewritten(tmp_path / "model", lambda outer, inner: None)
+    assert name.encode() not in (tmp_path / "model").read_bytes()
+    species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+    found = evaluate(NativeModel.load(tmp_path / "model", name), structure, species)
+    assert_same(found, predicted(made, structure, name), structure, 1e-12)
+
+
 @pytest.mark.parametrize("hidden", READOUTS.values(), ids=READOUTS)
 @pytest.mark.parametrize("single", [False, True])
 def test_isolated_atoms_have_their_shift_to_the_last_bit(

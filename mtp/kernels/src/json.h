@@ -228,7 +228,7 @@ class JsonReader {
       return;
     }
     const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    out += char((0xF00 >> more & 0xFF) | code >> 6 * more);
+    out += char((0xF80 >> more & 0xFF) | code >> 6 * more);  // 0xC0, 0xE0, 0xF0
     for (int k = more - 1; k >= 0; k--) out += char(0x80 | (code >> 6 * k & 0x3F));
   }
 };
