@@ -22,6 +22,9 @@ from setuptools.errors import CCompilerError
 
 SOURCE = Path("mtp/kernels/src")
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+# Only the C interface leaves the library: its instances of templates of std, compiled for a newer
+# processor perhaps, must not serve other libraries of a process.
+EXPORTS = "{ global: mtp_*; local: *; };\n"
 # -ffast-math is left out on purpose: a NaN must stay a NaN.
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 NO_KERNEL = """
@@ -105,11 +108,19 @@ class BuildKernel(build_ext):
         del jobs["kernel"]
         for name, march in instruction_sets().items():
             jobs[f"kernel_{name}"] = [*march, f"-DMTP_ISA={name}", str(SOURCE / "kernel.cpp")]
+        # The order matters: several objects hold the same instances of templates of std, and a
+        # linker takes the first. So those for every processor come first, then v2, v3 and v4: code
+        # never meets an instance for a newer processor than its own object was compiled for.
         objects = {name: str(folder / f"{name}.o") for name in jobs}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             commands = [[*cxx, *flags, *jobs[k], "-c", "-o", objects[k]] for k in jobs]
             list(pool.map(run, commands))
-        run([*cxx, *flags, "-shared", *objects.values(), "-o", str(target)])
+        link = ["-shared", *objects.values(), "-o", str(target)]
+        if sys.platform == "linux":
+            exports = folder / "exports.map"
+            exports.write_text(EXPORTS)
+            link.append(f"-Wl,--version-script={exports}")
+        run([*cxx, *flags, *link])
 
 
 class Wheel(bdist_wheel):

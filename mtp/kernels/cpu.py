@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import sys
 import weakref
 from ctypes import POINTER, c_char_p, c_double, c_int64, c_void_p
@@ -22,7 +24,8 @@ from mtp.heads import Readout
 ABI = 1
 """MTP_ABI of mtp/kernels/src/mtp.h, the interface that is described here."""
 
-MESSAGE_SIZE = 256
+MESSAGE_SIZE = 1024
+OUT_OF_MEMORY = 2  # a status of the library
 _SOMEWHERE = torch.zeros(1)
 DOUBLES = ("c_bar", "forces", "virial", "energies", "energy_weight", "weights_bar")
 
@@ -42,7 +45,7 @@ class Job(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The compiled kernel; InvalidInput says what to do when it is not there."""
+    """The compiled kernel; InvalidInput says what to do when it is not there or cannot run."""
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     path = Path(__file__).with_name("libmtp" + suffix)
     if not path.exists():
@@ -52,7 +55,7 @@ def library() -> ctypes.CDLL:
         )
     lib = ctypes.CDLL(str(path))
     _check_abi(lib, path)
-    lib.mtp_isa.restype = c_char_p
+    _check_instruction_set(lib)
     lib.mtp_basis_free.argtypes = [c_void_p]
     lib.mtp_basis_free.restype = None
     lib.mtp_basis_cost.argtypes = [c_void_p, c_void_p]
@@ -86,11 +89,35 @@ def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
         )
 
 
-def call(function, *arguments) -> None:
-    """Call a function of the library that reports errors by status and message."""
+def _check_instruction_set(lib: ctypes.CDLL) -> None:
+    """Nothing would run, and the library would say so only in the first pass."""
+    lib.mtp_isa.restype = c_char_p
+    if lib.mtp_isa() != b"none":
+        return
+    if "MTP_ISA" not in os.environ:
+        raise InvalidInput(
+            "the C++ kernel needs a processor with x86-64-v2 (SSE 4.2); set MTP_KERNEL=reference "
+            "for the slow kernel in plain torch"
+        )
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    allowed = "v2, v3 or v4, and no more than this processor has" if x86 else "plain"
+    raise InvalidInput(f"MTP_ISA must be {allowed}; got {os.environ['MTP_ISA']!r}; unset it")
+
+
+def call(function, *arguments, refused: type[Exception] = RuntimeError) -> None:
+    """Call a function of the library that reports errors by status and message.
+
+    Raises MemoryError, or else `refused`: InvalidInput where the library judges what a user gave,
+    a file or a structure; RuntimeError where its arguments are the program's own.
+    """
     message = ctypes.create_string_buffer(MESSAGE_SIZE)
-    if function(*arguments, message, MESSAGE_SIZE):
-        raise RuntimeError(f"mtp kernel: {message.value.decode()}")
+    status = function(*arguments, message, MESSAGE_SIZE)
+    if not status:
+        return
+    said = message.value.decode(errors="replace")
+    if status == OUT_OF_MEMORY:
+        raise MemoryError(f"mtp kernel: {said}")
+    raise refused(f"mtp kernel: {said}" if refused is RuntimeError else said)
 
 
 def instruction_set() -> str:

@@ -65,8 +65,8 @@ def find_neighbours(atoms: Atoms, cutoff: float) -> Neighbours:
     )
     pbc, pointer, lib = atoms.pbc.astype(np.int32), c_void_p(), _library()
     arrays = (positions.ctypes.data, cell.ctypes.data, pbc.ctypes.data)
-    threads = torch.get_num_threads()
-    _call(lib.mtp_neighbours_new, len(atoms), *arrays, cutoff, threads, ctypes.byref(pointer))
+    given = (len(atoms), *arrays, cutoff, torch.get_num_threads(), ctypes.byref(pointer))
+    call(lib.mtp_neighbours_new, *given, refused=InvalidInput)
     try:
         n_all, n_pairs = c_int64(), c_int64()
         lib.mtp_neighbours_size(pointer, ctypes.byref(n_all), ctypes.byref(n_pairs))
@@ -116,7 +116,8 @@ class NativeModel:
     def load(cls, path: str | Path, head: str | None = None) -> NativeModel:
         """A head of a model file, read by the library. Raises InvalidInput."""
         pointer, name = c_void_p(), None if head is None else head.encode()
-        _call(_library().mtp_model_load, os.fsencode(path), name, ctypes.byref(pointer))
+        given = (os.fsencode(path), name, ctypes.byref(pointer))
+        call(_library().mtp_model_load, *given, refused=InvalidInput)
         return cls(pointer)
 
     @property
@@ -175,15 +176,9 @@ class _Buffers:
         energies = np.empty(n)
         sizes = (int(single), torch.get_num_threads(), n, n_all)
         results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None)
-        _call(lib.mtp_model_compute, model, *sizes, *self.given, *results)
+        given = (model, *sizes, *self.given)
+        call(lib.mtp_model_compute, *given, *results, refused=InvalidInput)
         lib.mtp_ghosts_fold(n, n_all, *self.fold)
         return Evaluation(
             float(self.energy[0]), energies, self.forces[:n].copy(), self.virial.copy()
         )
-
-
-def _call(function, *arguments) -> None:
-    """Call the library; what it says is wrong is wrong with the input."""
-    message = ctypes.create_string_buffer(1024)
-    if function(*arguments, message, len(message)):
-        raise InvalidInput(message.value.decode(errors="replace"))

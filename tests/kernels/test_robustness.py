@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mtp.kernels import cpu
 from mtp.kernels.cpu import CpuKernel, NativeBasis, instruction_set
-from tests.systems import SPECS, Case, case, rattled
+from tests.systems import SPECS, SYSTEMS, Case, case, rattled
 
 ORDER = ["v2", "v3", "v4"]
 
@@ -104,8 +109,27 @@ def test_instruction_sets_agree(isa: str, dtype: str, relative: float, tmp_path)
 
 
 def test_an_unknown_instruction_set_is_refused(tmp_path) -> None:
-    with pytest.raises(AssertionError, match="MTP_ISA must be v2, v3 or v4"):
+    """In one line, and before any pass: the library's own error would come only with the first."""
+    said = r"errors\.InvalidInput: MTP_ISA must be [^\n]*; got 'avx2'; unset it\n"
+    with pytest.raises(AssertionError, match=said):
         in_a_process(tmp_path / "results.npz", MTP_ISA="avx2")
+
+
+def test_code_for_newer_processors_stays_in_its_namespace() -> None:
+    """Instances of templates of std are merged by the linker; none may be one of AVX or AVX-512."""
+    objdump, library = shutil.which("objdump"), Path(cpu.__file__).with_name("libmtp.so")
+    if objdump is None or instruction_set() not in ORDER or not library.exists():
+        pytest.skip("needs objdump and an x86-64 library in ELF")
+    command = [objdump, "-d", "--no-show-raw-insn", str(library)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    newer = {}  # function → whether it has instructions with a VEX or EVEX prefix
+    for block in listing.split("\n\n"):
+        name = re.match(r"\n?[0-9a-f]+ <(.+)>:", block)
+        if name:
+            newer[name[1]] = bool(re.search(r"\tv\w+ +[^\n]*%[xyz]mm", block))
+    own = {name for name in newer if "mtp2v3" in name or "mtp2v4" in name}
+    assert sum(newer[name] for name in own) >= 8  # four passes of each set
+    assert [name for name in newer if newer[name] and name not in own] == []
 
 
 def test_a_smaller_team_than_asked_for_loses_no_atoms(tmp_path) -> None:
@@ -201,6 +225,76 @@ def test_wrong_tables_are_refused(changes: dict, said: str) -> None:
 
 def _arrays(table: dict) -> dict:
     return {k: v if k == "n_moments" else np.array(v, np.int64) for k, v in table.items()}
+
+
+def job_of(at: Case, **given: torch.Tensor | int | None) -> None:
+    """Run the library's pass with exactly these pointers, past the checks in Python."""
+    pairs = at.pairs
+    arrays = {name: getattr(pairs, name) for name in ("displacement", "start")}
+    arrays |= {name: getattr(pairs, name).int() for name in ("species", "count", "base")}
+    arrays |= {"neighbour": pairs.neighbour.int(), "c": at.c}
+    sizes = {"n_atoms": len(pairs), "n_species": len(at.c), "n_rows": len(pairs.displacement)}
+    fields = {"n_threads": 1, **sizes, **arrays, **given}
+    pointers = {k: x.data_ptr() if isinstance(x, torch.Tensor) else x for k, x in fields.items()}
+    job, basis = cpu.Job(**pointers), NativeBasis(at.table, at.radial)
+    cpu.call(cpu.library().mtp_run, basis.pointer, ctypes.byref(job))
+
+
+X = torch.zeros(1000, dtype=torch.float64)
+"""Stands for any array: enough numbers for each of them."""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"b_dot_bar": X, "c_bar": X}, "b_dot_bar needs a tangent direction"),
+        ({"b_bar": X, "b_dot_bar": X, "c_bar": X}, "b_dot_bar needs a tangent direction"),
+        ({"b_dot": X}, "b_dot needs a tangent direction"),
+        ({"c_bar": X}, "without a seed"),
+        ({"d_bar": X}, "without a seed"),
+        ({"forces": X}, "without a seed"),
+        ({"v": X, "strain": X, "c_bar": X}, "without a seed"),
+        ({"virial": X, "b_bar": X}, "the virial goes with forces"),
+        ({"energies": X}, "energies need a readout"),
+        ({"weights_bar": X, "b_bar": X}, "weights_bar needs a dual pass"),
+        ({"v": X, "b": X}, "v and strain go together"),
+        ({"c_dot": X, "b": X}, "c_dot goes with d_dot"),
+        ({"c": None, "b": X}, "an array of the atoms is missing"),
+        ({"species": None, "b": X}, "an array of the atoms is missing"),
+        ({"displacement": None, "b": X}, "an array of the pairs is missing"),
+        ({"n_atoms": -1}, "a negative number"),
+        ({"n_species": 0}, "no species"),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
+def test_incomplete_jobs_are_refused(given: dict, said: str) -> None:
+    at = case(SYSTEMS["dimer"])
+    with pytest.raises(RuntimeError, match=f"^mtp kernel: .*{said}"):
+        job_of(at, **given)
+
+
+def test_a_dual_pass_needs_only_one_seed() -> None:
+    at = case(SYSTEMS["dimer"])
+    seed, v, strain = at.randn(2, at.n_scalars), at.randn(2, 3), at.randn(2, 6)
+    for names in (["b_bar"], ["b_dot_bar"]):
+        found, zero = torch.zeros_like(at.c), torch.zeros_like(seed)
+        job_of(at, v=v, strain=strain, c_bar=found, **dict.fromkeys(names, seed))
+        seeds = {"b_bar": zero, "b_dot_bar": zero} | dict.fromkeys(names, seed)
+        own = CpuKernel(at.table, at.radial)
+        wanted = own.tangent_backward(**seeds, c=at.c, v=v, strain=strain, pairs=at.pairs)
+        assert torch.equal(found, wanted)
+        assert found.any()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_a_thread_throws_becomes_an_error(threads: int) -> None:
+    """Arrays of absurd size: more than there is memory, and more than a vector can count."""
+    at = case(rattled([14]))  # c_bar has 8 numbers for each pair of species
+    given = {"n_threads": threads, "b_bar": torch.zeros(72, dtype=torch.float64), "c_bar": X}
+    with pytest.raises(MemoryError, match="mtp kernel: out of memory"):
+        job_of(at, n_species=2**28, **given)
+    with pytest.raises(RuntimeError, match=r"mtp kernel: .*vector"):
+        job_of(at, n_species=2**29, **given)
 
 
 @pytest.mark.parametrize("radial", [(1.0, 1.0, 4), (-0.1, 4.0, 4), (1.0, 4.0, 0)], ids=str)

@@ -8,6 +8,9 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "model.h"
 #include "neighbours.h"
@@ -15,6 +18,10 @@
 
 namespace mtp {
 #if defined(__x86_64__)
+// What the compiler can ask of the processor at once: whole levels of x86-64, or single features.
+#if defined(__clang__) ? !defined(__apple_build_version__) && __clang_major__ >= 18 : __GNUC__ >= 12
+#define MTP_LEVELS 1
+#endif
 namespace v2 { const char* run(const Work&); }
 namespace v3 { const char* run(const Work&); }
 namespace v4 { const char* run(const Work&); }
@@ -29,21 +36,48 @@ struct Choice {
   RunFunction run;
 };
 
+#if defined(__x86_64__)
+constexpr const char* kSets = "MTP_ISA must be v2, v3 or v4, and no more than this processor has";
+
+// Highest level of x86-64 that processor and operating system have; 1 is too little.
+int level() {
+  __builtin_cpu_init();
+#if defined(MTP_LEVELS)
+  if (!__builtin_cpu_supports("x86-64-v2")) return 1;
+  if (!__builtin_cpu_supports("x86-64-v3")) return 2;
+  return __builtin_cpu_supports("x86-64-v4") ? 4 : 3;
+#else
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) return 1;
+  unsigned a, b, d, one = 0, extended = 0;  // ecx of two leaves: movbe and f16c, lzcnt
+  __get_cpuid(1, &a, &b, &one, &d);
+  __get_cpuid(0x80000001, &a, &b, &extended, &d);
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") ||
+      !__builtin_cpu_supports("bmi2") || !(one >> 22 & 1) || !(one >> 29 & 1) || !(extended >> 5 & 1))
+    return 2;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                 __builtin_cpu_supports("avx512cd")
+             ? 4
+             : 3;
+#endif
+}
+#else
+constexpr const char* kSets = "MTP_ISA must be plain, the only instruction set of this library";
+#endif
+
 // MTP_ISA=v2|v3|v4 asks for less than the processor has; more is refused.
 Choice choose() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
   const Choice all[] = {{"v4", v4::run}, {"v3", v3::run}, {"v2", v2::run}};
-  const bool there[] = {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"),
-                        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), true};
-  const char* asked = std::getenv("MTP_ISA");
-  for (int i = 0; i < 3; i++)
-    if (there[i] && (!asked || !std::strcmp(asked, all[i].name))) return all[i];
-  return {"none", nullptr};
+  const int first = 4 - level();
 #else
-  return {"plain", plain::run};
+  const Choice all[] = {{"plain", plain::run}};
+  const int first = 0;
 #endif
+  const char* asked = std::getenv("MTP_ISA");
+  for (size_t i = first; i < sizeof(all) / sizeof(all[0]); i++)
+    if (!asked || !std::strcmp(asked, all[i].name)) return all[i];
+  return {"none", nullptr};
 }
 
 const Choice& chosen() {
@@ -52,8 +86,7 @@ const Choice& chosen() {
 }
 
 void run_chosen(const Work& work) {
-  if (!chosen().run)
-    throw std::runtime_error("MTP_ISA must be v2, v3 or v4, and no more than this processor has");
+  if (!chosen().run) throw std::runtime_error(kSets);
   if (const char* error = chosen().run(work)) throw std::runtime_error(error);
 }
 
@@ -198,6 +231,7 @@ int guarded(char* message, int64_t size, F function) {
     return 0;
   } catch (const std::bad_alloc&) {
     say(message, size, "out of memory");
+    return 2;
   } catch (const std::exception& error) {
     say(message, size, error.what());
   } catch (...) {
@@ -209,6 +243,28 @@ int guarded(char* message, int64_t size, F function) {
 void check_species(const int32_t* species, int64_t n, int64_t n_species) {
   for (int64_t i = 0; i < n; i++)
     if (species[i] < 0 || species[i] >= n_species) throw std::runtime_error("a species index is out of range");
+}
+
+// A pointer that a pass reads must be there, and what is asked for must follow from what is given.
+void check_job(const mtp_job& job) {
+  auto need = [](bool fine, const char* text) {
+    if (!fine) throw std::runtime_error(text);
+  };
+  need(job.n_species >= 1 && job.n_atoms >= 0 && job.n_rows >= 0, "no species, or a negative number of something");
+  need(!job.n_atoms || (job.species && job.start && job.count && job.base && job.c), "an array of the atoms is missing");
+  need(!job.n_rows || (job.neighbour && job.displacement), "an array of the pairs is missing");
+  need(!job.v == !job.strain, "v and strain go together");
+  need(!job.c_dot || job.d_dot, "c_dot goes with d_dot");
+  const bool dual = job.v || job.d_dot, seeds = job.b_bar || job.b_dot_bar;
+  need(dual || !job.b_dot, "b_dot needs a tangent direction");
+  need(dual || !job.b_dot_bar, "b_dot_bar needs a tangent direction");
+  need(!job.readout || !seeds, "seeds are given, but those of a readout follow from it");
+  need(!job.readout || !dual || job.energy_weight, "energy_weight is missing");
+  need(!job.weights_bar || (dual && job.readout), "weights_bar needs a dual pass");
+  need(!job.energies || job.readout, "energies need a readout");
+  need(!job.virial || job.forces, "the virial goes with forces");
+  const bool reverse = job.forces || job.c_bar || job.d_bar;
+  need(!reverse || seeds || job.readout, "derivatives are wanted without a seed: b_bar, b_dot_bar or a readout");
 }
 
 // What the readout gives without neighbours; taken from the kernel itself, so that the energy of an
@@ -312,8 +368,8 @@ void mtp_basis_cost(const mtp_basis* basis, int64_t* counts) {
 
 int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
-    if (!basis || !job || job->n_species < 1) throw std::runtime_error("no basis, job or species");
-    if ((job->v == nullptr) != (job->strain == nullptr)) throw std::runtime_error("v and strain go together");
+    if (!basis || !job) throw std::runtime_error("no basis or job");
+    mtp::check_job(*job);
     mtp::check_species(job->species, job->n_atoms, job->n_species);
     mtp::Work work;
     work.plan = &basis->plan;
@@ -324,10 +380,6 @@ int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t m
       if (work.readout->widths[0] != int64_t(basis->plan.scalars.size()))
         throw std::runtime_error("basis and readout do not belong together");
     }
-    const bool dual = job->v || job->d_dot || job->c_dot;
-    if (job->readout && dual && !job->energy_weight) throw std::runtime_error("energy_weight is missing");
-    if (job->weights_bar && !(dual && job->readout)) throw std::runtime_error("weights_bar needs a dual pass");
-    if (job->c_dot && !job->d_dot) throw std::runtime_error("c_dot goes with d_dot");
     mtp::run_chosen(work);
   });
 }
@@ -446,7 +498,6 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     job.c = single ? static_cast<const void*>(model->c_single.data()) : model->c.data();
     job.forces = forces;
     job.virial = atom_virial ? atom_virial : own_virial.data();
-    if (n_local == 0) std::fill(forces, forces + 3 * n_all, 0.0);
     mtp::run_chosen(work);
     const double offset = model->offset[single ? 1 : 0];
     *energy = 0;

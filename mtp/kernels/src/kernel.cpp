@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <new>
 #include <type_traits>
 #ifdef _OPENMP
@@ -109,7 +110,7 @@ template <class V> inline V hyperbolic_tangent(V x) {
 // --- one block of atoms -----------------------------------------------------------------------------
 
 template <class V>
-class Buffer {  // aligned, not initialised, grows only
+class Buffer {  // aligned, not initialised; grows only, and what was in it is lost then
  public:
   V* get(size_t n) {
     if (n > size_) {
@@ -125,6 +126,7 @@ class Buffer {  // aligned, not initialised, grows only
   void release() {
     if (data_) ::operator delete(data_, std::align_val_t(64));
     data_ = nullptr;
+    size_ = 0;
   }
   V* data_ = nullptr;
   size_t size_ = 0;
@@ -656,10 +658,10 @@ class Pass {
       for (int s = 0; s < n; s++) {
         T& to = g[p.scalars[s]];
         if constexpr (kDual) {
-          if (first) to.v[l] = first[from + s];
-          if (second) to.d[l] = second[from + s];
+          if (first) to.v[l] += first[from + s];
+          if (second) to.d[l] += second[from + s];
         } else {
-          to[l] = first[from + s];
+          to[l] += first[from + s];
         }
       }
     }
@@ -989,9 +991,10 @@ const char* run_as(const Work& w) {
   // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
   std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads), weights_bar(n_threads);
   const size_t n_weights = job.weights_bar ? w.readout->weights.size() : 0;
-  bool bad = false, no_memory = false;
+  bool bad = false;
+  std::exception_ptr error;  // no exception may leave a parallel region
   const int64_t n_blocks = static_cast<int64_t>(blocks.size());
-#pragma omp parallel num_threads(n_threads) reduction(|| : bad, no_memory)
+#pragma omp parallel num_threads(n_threads) reduction(|| : bad)
   try {
     int t = 0, team = 1;
 #ifdef _OPENMP
@@ -1019,10 +1022,11 @@ const char* run_as(const Work& w) {
       for (int64_t b = n_blocks * t / team; b < n_blocks * (t + 1) / team && !bad; b++)
         bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
     }
-  } catch (const std::bad_alloc&) {  // no exception may leave a parallel region
-    no_memory = true;
+  } catch (...) {
+#pragma omp critical(mtp_error)
+    error = std::current_exception();
   }
-  if (no_memory) return "out of memory";
+  if (error) std::rethrow_exception(error);
   if (bad) return "a neighbour index or pair range is out of bounds";
   if (job.forces && n_threads > 1) {
 #pragma omp parallel for num_threads(n_threads)

@@ -1,4 +1,5 @@
-/* C interface of the CPU kernel. Every function returns 0, or 1 with one line in `message`.
+/* C interface of the CPU kernel. A function with a `message` returns 0, or with one line in it: 1, or 2
+ * when there is not enough memory.
  *
  * Lengths in Å, energies in eV. Arrays are contiguous, row-major; "real" is double or float as
  * job.single says. Species are indices 0 … n_species − 1. A null pointer means: not given / not wanted.
@@ -45,6 +46,7 @@ void mtp_readout_free(mtp_readout* readout);
  * Pairs of atom i: rows start[i] … start[i] + count[i] of neighbour and displacement; neighbour is relative
  * to base[i]. A tangent direction (v and strain, or d_dot, and c_dot) makes the pass a dual one: then
  * b_dot is available, the seeds are (b_dot_bar, b_bar) and c_bar, d_bar are those of Σ b_bar·B + b_dot_bar·Ḃ.
+ * A pass that does not begin with the seeds its results need is an error; b_dot_bar is of dual passes.
  * With a readout the seeds follow from it: the pass is that of Σ E, or in a dual one of Σ energy_weight·E + Ė.
  */
 typedef struct mtp_job {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <exception>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -247,16 +248,17 @@ void find_neighbours(int64_t n, const double* positions, const double* cell, con
   (void)n_threads;
 #endif
   list.parts.resize(parts);
-  bool no_memory = false;
-#pragma omp parallel for num_threads(parts) reduction(|| : no_memory)
+  std::exception_ptr error;  // no exception may leave a parallel region
+#pragma omp parallel for num_threads(parts)
   for (int t = 0; t < parts; t++) {
     try {
       search(bins, points, cutoff * cutoff, n * t / parts, n * (t + 1) / parts, list.count, list.parts[t]);
-    } catch (const std::bad_alloc&) {  // no exception may leave a parallel region
-      no_memory = true;
+    } catch (...) {
+#pragma omp critical(mtp_error)
+      error = std::current_exception();
     }
   }
-  if (no_memory) throw std::bad_alloc();
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace mtp
