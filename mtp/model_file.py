@@ -12,6 +12,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import mtp
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
+from mtp.short_names import short_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +38,8 @@ def save_model(
 ) -> None:
     """Write a potential; the file is complete or not there at all, also after a crash.
 
-    provenance: plain JSON data (plan, hashes of the data, …); absolute paths lose their folders.
+    provenance: plain JSON data (plan, hashes of the data, …); absolute paths lose their folders,
+        except those that tell files of one name apart.
     """
     from safetensors.torch import save
 
@@ -187,14 +190,28 @@ def _safetensors_header(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """The same data with every absolute path cut to its last part."""
-    if isinstance(value, dict):
-        return {str(_without_folders(k)): _without_folders(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_folders(v) for v in value]
+    """The same data with every absolute path cut to what tells it from the others."""
+    names = short_names(path for path in _texts(value) if os.path.isabs(path))
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(cut(k)): cut(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [cut(v) for v in value]
+        return names.get(str(value), str(value)) if isinstance(value, str | Path) else value
+
+    return cut(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text and path in plain data, keys included."""
     if isinstance(value, str | Path):
-        return Path(value).name if os.path.isabs(value) else str(value)
-    return value
+        yield str(value)
+    elif isinstance(value, dict):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _one_line(error: Exception) -> str:

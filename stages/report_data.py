@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,17 +110,6 @@ def _worst(scan: dict[str, Any]) -> Table | None:
 def _energy(row: dict[str, Any]) -> str | None:
     value = row["energy_per_atom"]
     return None if value is None else f"{value:.3f}".replace("-", "−")
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Each path's last part, with as many folders before it as it takes to tell them apart."""
-    paths = list(dict.fromkeys(paths))
-    parts = {path: path.rstrip("/").split("/") for path in paths}
-    for depth in range(1, max(map(len, parts.values()), default=1) + 1):
-        names = {path: "/".join(pieces[-depth:]) for path, pieces in parts.items()}
-        if len(set(names.values())) == len(paths):
-            return names
-    return {path: path for path in paths}
 
 
 def shortened(value: Any, names: dict[str, str]) -> Any:

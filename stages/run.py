@@ -18,6 +18,7 @@ from mtp.geometry import Geometry
 from mtp.kernels.choose import device_for, kernel_name
 from mtp.model_file import load_model
 from mtp.potential import Potential
+from mtp.short_names import short_names
 from stages.calibration import calibrated_stage
 from stages.checkpoint import Checkpoint, Position
 from stages.environment import environment
@@ -87,19 +88,27 @@ def read_data(plan: Plan, task: str) -> Dataset:
 
 def fingerprints(plan: Plan, datasets: dict[str, Dataset]) -> dict[str, str]:
     """What the result depends on besides the plan, name → SHA-256."""
-    found = {}
+    found, names = {}, data_names(plan)
     for task, dataset in datasets.items():
         for name in ("train", "valid", "test"):
             frames = getattr(dataset, name)
             for source in sorted({frame.source for frame in frames}):
                 mine = [frame for frame in frames if frame.source == source]
-                found[f"{source} ({name} frames of {task})"] = fingerprint(mine)
+                found[f"{names[source]} ({name} frames of {task})"] = fingerprint(mine)
     if plan.model.reload_model is not None:
         path = Path(plan.model.reload_model)
         if not path.is_file():
             raise InvalidInput(f"reload_model: {path}: no such file")
-        found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[f"{path.name} (reload_model)"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def data_names(plan: Plan) -> dict[str, str]:
+    """Short names of all data files, by path: the same wherever the command is called from."""
+    files = [f.path for data in plan.data.values() for f in (*data.files, *data.test_files)]
+    absolute = {path: str(Path(path).resolve()) for path in files}
+    short = short_names(absolute.values())
+    return {path: short[absolute[path]] for path in files}
 
 
 def refuse_changes(saved: Checkpoint, identity: dict[str, str]) -> None:
@@ -215,6 +224,10 @@ def _header_plan(plan: Plan) -> dict[str, Any]:
     """The plan as model files carry it: without what the result does not depend on."""
     content = plan.as_dict()
     del content["warnings"], content["run"]["memory"], content["run"]["strict"]
+    names = data_names(plan)
+    for data in content["data"].values():
+        for file in (*data["files"], *data["test_files"]):
+            file["path"] = names[file["path"]]
     return content
 
 

@@ -14,6 +14,7 @@ import torch
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from mtp.model_file import save_model
+from stages.changes import differences
 from stages.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 from stages.interrupt import Interrupt
 from stages.log import Log
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mtp.potential import Potential
 
 SAVE_EVERY = 2.0  # seconds between two checkpoints, unless a stage ends or somebody waits
-FREE = ("/warnings", "/run/strict", "/run/memory")  # parts of the plan that change no result
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,13 @@ class RunFolder:
         if saved is not None:
             changed = differences(json.loads(self.plan.read_text()), _plain(plan))
             if changed:
-                raise InvalidInput(*(f"{self.plan}: {line}" for line in changed))
+                raise InvalidInput(*(f"{self.path}: {line}" for line in changed))
         return saved
 
     def mark_finished(self) -> None:
         """Say in the checkpoint that nothing is left to do."""
         saved = load_checkpoint(self.checkpoint)
         save_checkpoint(self.checkpoint, replace(saved, finished=True))
-
-
-def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """One line for every value of plain data that is not what it was."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        pairs = [(f"{where}/{key}", before.get(key), now.get(key)) for key in {**before, **now}]
-        pairs = [pair for pair in pairs if pair[0] not in FREE]
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(f"{where}/{i}", a, b) for i, (a, b) in enumerate(zip(before, now, strict=True))]
-    elif before != now:
-        return [
-            f"{where}: was {json.dumps(before)}, is now {json.dumps(now)}; a restart cannot change "
-            "it: put it back, or start in a new directory"
-        ]
-    else:
-        return []
-    return [line for place, a, b in pairs for line in differences(a, b, place)]
 
 
 def _plain(plan: Plan) -> Any:

@@ -12,9 +12,10 @@ import numpy as np
 
 from mtp.errors import InvalidInput
 from mtp.model_file import describe
+from mtp.short_names import short_names
 from stages.history import History
 from stages.metrics import Predictions, read_predictions
-from stages.report_data import short_names, shortened
+from stages.report_data import shortened
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mtp.errors import InvalidInput
 from stages import run, run_folder
 from stages.log import Log
 from stages.optimise import Adam
+from stages.plan import DataFile
 from stages.run import train
 from tests.training import tiny_plan
 
@@ -214,9 +215,20 @@ def test_a_run_is_not_overwritten(folder: Path, whole: Path) -> None:
 def test_restart_names_what_changed_in_the_control_file(folder: Path, whole: Path) -> None:
     plan = tiny_plan(folder)
     stages = (replace(plan.stages[0], lr=0.5), *plan.stages[1:])
-    with pytest.raises(InvalidInput, match=r"/stages/0/lr: was 0.01, is now 0.5") as error:
+    with pytest.raises(
+        InvalidInput, match=r"control file changed: .*lr_list of stage1: was 0.01,"
+    ) as error:
         train(replace(plan, stages=stages), whole, device="cpu", restart=True)
     assert len(error.value.lines) == 1
+
+
+def test_restart_by_another_path_to_the_same_data(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(folder)
+    data = replace(plan.data["default"], files=(DataFile("data.xyz"),))
+    monkeypatch.chdir(folder)
+    train(replace(plan, data={"default": data}), whole, device="cpu", restart=True)
 
 
 def test_restart_names_what_changed_in_the_data(tmp_path: Path) -> None:

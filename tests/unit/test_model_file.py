@@ -42,6 +42,14 @@ def test_bytes_depend_on_the_potential_alone(tmp_path: Path, potential: Potentia
     assert describe(tmp_path / "one")["provenance"]["data"] == {"a": [1, 0.5], "b": "train.xyz"}
 
 
+def test_files_of_one_name_keep_what_tells_them_apart(tmp_path: Path, potential: Potential) -> None:
+    data = {"/home/a/x.xyz": "1", "/home/b/x.xyz": "2", "/home/y.xyz": "3"}
+    save_model(tmp_path / "model", potential, {"data": data, "files": list(data)})
+    found = describe(tmp_path / "model")["provenance"]
+    assert found["data"] == {"a/x.xyz": "1", "b/x.xyz": "2", "home/y.xyz": "3"}
+    assert sorted(found["files"]) == sorted(found["data"])
+
+
 def test_nothing_is_left_beside_the_file(tmp_path: Path, potential: Potential) -> None:
     save_model(tmp_path / "model", potential)
     save_model(tmp_path / "model", potential)

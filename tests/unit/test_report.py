@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mtp.errors import InvalidInput
+from mtp.short_names import short_names
 from mtp.structure import Structure
 from stages import plots
 from stages.calibration import calibrated_stage
@@ -30,7 +31,6 @@ from stages.plan import (
 )
 from stages.plots import Image
 from stages.report import write_report
-from stages.report_data import short_names
 from stages.report_tables import plan_table
 
 
@@ -295,6 +295,7 @@ def test_paths_are_cut_to_what_tells_them_apart(tmp_path, rng):
     assert short_names(["/a/b/x.xyz", "/a/c/x.xyz", "y.xyz"]) == {
         "/a/b/x.xyz": "b/x.xyz", "/a/c/x.xyz": "c/x.xyz", "y.xyz": "y.xyz",
     }  # fmt: skip
+    assert short_names(["/x.xyz", "/a/x.xyz"]) == {"/x.xyz": "x.xyz", "/a/x.xyz": "a/x.xyz"}
     page = page_of(make_run(tmp_path, rng, frames=8))
     assert "/data/set" not in page
     assert "two atoms are near in set/train.xyz#7" in page
