@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from stages.curvature import Preconditioner, flat_gradient
 from stages.objective import Evaluation, Objective
 from stages.plan import Stage
+from stages.say import say
 
 HISTORY = 50  # pairs of steps and gradient changes that are remembered
 NUMBERS = 4_000_000  # at most so many numbers in them: they are part of every checkpoint
@@ -42,6 +43,7 @@ class LBFGS:
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
         self.inverse: Preconditioner | None = None
+        self.name = stage.name
         self.iterations = 0
         self.damping = DAMPING
         self.here: _Point | None = None  # loss and gradient where the parameters stand
@@ -59,6 +61,11 @@ class LBFGS:
         self.iterations += 1
         found = None if self.converged else self._search(objective, origin)
         if found is None:
+            if not self.converged:
+                say(
+                    f"{self.name}: converged after {self.iterations - 1} iterations: no step "
+                    "lowers the loss; its other epochs change nothing"
+                )
             self.converged = True
             self._set(origin)
             return objective.value()

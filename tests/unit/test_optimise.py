@@ -82,12 +82,19 @@ def test_lbfgs_never_goes_up_on_an_l1_loss():
     assert values[-1] < 0.6 * values[0]
 
 
-def test_lbfgs_stays_when_converged():
+def test_lbfgs_stays_when_converged_and_says_so_once(capsys):
     x = torch.nn.Parameter(torch.ones(2).double())
     problem = Rosenbrock(x)
     optimiser = OPTIMISERS["lbfgs"]({"readout": [x]}, stage())
     assert [optimiser.step(problem, 0.1).value for _ in range(3)] == [0, 0, 0]
     assert_close(x.data, torch.ones(2).double(), rtol=0, atol=0)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("stage1: converged after 0 iterations") == 1
+    again = OPTIMISERS["lbfgs"]({"readout": [x]}, stage())
+    again.load_state_dict(optimiser.state_dict())
+    again.step(problem, 0.1)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
