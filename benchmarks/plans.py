@@ -15,12 +15,9 @@ from benchmarks.accuracy import finished, one_run, same
 from benchmarks.common import ROOT, arguments, record
 
 CASES = (
-    ("Si", "SMALL", "linear"),
     ("Si", "12", "linear"),
     ("Si", "SMALL", "NN"),
-    ("Cu", "SMALL", "linear"),
     ("ethanol", "SMALL", "linear"),
-    ("ethanol", "SMALL", "NN"),
 )
 
 
