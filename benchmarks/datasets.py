@@ -42,7 +42,7 @@ def _phonon(name: str, rc: float = 6.0) -> DataSet:
 ENERGIES = "energies only"
 DEMO = ROOT / "configs" / "demo"
 SETS: dict[str, DataSet] = {
-    # The bundled copy: some stress components of the origin are exchanged (configs/demo/README.md).
+    # The bundled copy, in which exchanged stress components are put right (configs/demo/README.md).
     "Si": DataSet(f"{DEMO}/train.xyz.gz", (f"{DEMO}/test.xyz.gz",)),
     **{element: _pair(f"mlearn/{element}") for element in ("Cu", "Mo", "Li")},
     "CuPd": DataSet("cupd/train.xyz.gz", ("cupd/test.xyz",)),
