@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT, arguments, provenance, record, say
 from benchmarks.datasets import SETS, DataSet, files
 from benchmarks.systems import SIZES
-from stages.defaults import default_stages
+from stages.control.defaults import default_stages
 
 READOUTS = {"linear": [], "NN": [32, 32]}
 USUAL = ("SMALL", "12", "16")

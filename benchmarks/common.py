@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from mtp.kernels.cpu import instruction_set
-from stages.environment import environment
+from stages.run.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

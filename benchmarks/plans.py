@@ -2,8 +2,8 @@
 
     python -m benchmarks.plans [--quick]
 
-Where the default plan comes from (stages/defaults.py), and what LightPFP's own lists, the stages
-and the calibration contribute.
+Where the default plan (stages/control/defaults.py) comes from, and what LightPFP's own lists, the
+stages and the calibration contribute.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from benchmarks.systems import potential_for, silicon_set
 from mtp.geometry import Geometry
 from mtp.potential import Potential
 from mtp.structure import Structure
-from stages.defaults import TASK, stage
+from stages.control.defaults import TASK, stage
 from stages.objective import Objective
 from stages.plan import Coefficients
 from stages.tasks import Draw, TaskData, chunks

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.curvature import Preconditioner
 from stages.loss import Errors, Sums, cotangents, weighted_loss
+from stages.optimisers.curvature import Preconditioner
 from stages.plan import Stage, TaskStage
 from stages.tasks import Draw, TaskData, chunks
 

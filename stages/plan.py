@@ -1,7 +1,7 @@
 """The plan as meant: frozen objects that the trainer obeys, stored in plan.json.
 
-`stages/resolve.py` makes a Plan from a control file; nothing below it sees a parallel list, a
-missing default or an abbreviation. A restart is refused when its plan is not the stored one.
+`stages/control/resolve.py` makes a Plan from a control file; nothing below it sees a parallel list,
+a missing default or an abbreviation. A restart is refused when its plan is not the stored one.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
-from stages.checkpoint import Position
 from stages.loss import Sums
 from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
-from stages.optimise import OPTIMISERS, Average
+from stages.optimisers.adam import OPTIMISERS, Average
 from stages.plan import Stage
+from stages.run.checkpoint import Position
 from stages.schedule import learning_rate
 from stages.tasks import Draw, Sampler, TaskData, chunks, shares
 
@@ -28,7 +28,7 @@ MILLI = 1e3
 
 
 class Recorder(Protocol):
-    """Who is told of progress (`Keeper` of stages/run_folder.py)."""
+    """Who is told of progress (`Keeper` of stages/run/folder.py)."""
 
     def epoch(self, line: dict[str, Any], loss: float) -> None:
         """An epoch is complete; the potential holds the parameters to be judged by."""

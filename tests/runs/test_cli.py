@@ -60,7 +60,8 @@ def test_convert_data(tmp_path: Path, capsys: Any, rng: np.random.Generator) -> 
 
 def train_with(monkeypatch: pytest.MonkeyPatch, train: Any) -> None:
     """Put a function in the place of the whole trainer."""
-    monkeypatch.setitem(sys.modules, "stages.run", type("run", (), {"train": staticmethod(train)}))
+    module = type("run", (), {"train": staticmethod(train)})
+    monkeypatch.setitem(sys.modules, "stages.run.train", module)
 
 
 def test_train_is_told_what_was_asked(

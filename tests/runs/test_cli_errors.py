@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stages.cli import main, train_main
-from stages.control_reference import json_schema
-from stages.defaults import LISTS
+from stages.control.defaults import LISTS
+from stages.control.reference import json_schema
 
 ROOT = Path(__file__).parents[2]
 

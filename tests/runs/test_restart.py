@@ -17,11 +17,12 @@ import pytest
 from mtp import atomic_file
 from mtp.data import read, write
 from mtp.errors import InvalidInput
-from stages import run, run_folder
-from stages.log import Log
-from stages.optimise import Adam
+from stages.optimisers.adam import Adam
 from stages.plan import DataFile
-from stages.run import train
+from stages.run import folder as run_folder
+from stages.run import train as run
+from stages.run.log import Log
+from stages.run.train import train
 from tests.training import tiny_plan
 
 ROOT = Path(__file__).parents[2]
@@ -139,8 +140,9 @@ def test_killed_again_and_again(
 SCRIPT = """
 import sys
 from pathlib import Path
-from stages import run, run_folder
-from stages.run import train
+from stages.run import folder as run_folder
+from stages.run import train as run
+from stages.run.train import train
 from tests.training import tiny_plan
 run_folder.SAVE_EVERY = 0.0
 folder, output = map(Path, sys.argv[1:])

@@ -17,7 +17,7 @@ from stages.evaluate import predict_structures
 from stages.metrics import set_metrics
 from stages.objective import NotFinite
 from stages.plan import Coefficients, DataFile, Plan
-from stages.run import train
+from stages.run.train import train
 from tests.training import stage, structures, task, tiny_plan, unlabelled
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from mtp.errors import InvalidInput
 from stages.calibration import calibrate, calibrated_stage
-from stages.control import ControlFile
-from stages.control_reader import Reading
+from stages.control.reader import Reading
+from stages.control.resolve import resolve
+from stages.control.schema import ControlFile
 from stages.plan import Coefficients, TaskStage
-from stages.resolve import resolve
 
 BEFORE = {"energy": 1.0, "forces": 0.1, "stress": 10.0}
 

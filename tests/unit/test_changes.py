@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stages.changes import differences
 from stages.plan import Coefficients, DataFile, Plan
+from stages.run.changes import differences
 from tests.training import stage, task, tiny_plan
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stages.control import ControlFile
-from stages.control_reader import Reading, read_control
-from stages.control_reference import json_schema, markdown
+from stages.control.reader import Reading, read_control
+from stages.control.reference import json_schema, markdown
+from stages.control.schema import ControlFile
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [
@@ -33,7 +33,7 @@ def test_shipped_files_are_valid(path: Path) -> None:
 
 
 def test_committed_reference_is_that_of_the_code() -> None:
-    advice = "run: python -m stages.control_reference"
+    advice = "run: python -m stages.control.reference"
     assert (ROOT / "docs" / "control.md").read_text(encoding="utf-8") == markdown(), advice
     schema = (ROOT / "configs" / "control.schema.json").read_text(encoding="utf-8")
     assert schema == json_schema(), advice

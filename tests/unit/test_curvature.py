@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import stages.curvature as curvature
-from stages.least_squares import normal_equations
+import stages.optimisers.curvature as curvature
 from stages.objective import Objective
-from stages.optimise import OPTIMISERS
+from stages.optimisers.adam import OPTIMISERS
+from stages.optimisers.least_squares import normal_equations
 from stages.tasks import Draw, TaskData
 from tests.training import geometry, potential, stage, structures
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtp.errors import InvalidInput
-from stages.document import Document, read_document
+from stages.control.document import Document, read_document
 
 
 def document(folder: Path, text: str, suffix: str) -> Document:

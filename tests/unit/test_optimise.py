@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stages.curvature import Preconditioner
-from stages.least_squares import ridge_solve
 from stages.objective import Evaluation, NotFinite, Objective
-from stages.optimise import OPTIMISERS, Average
+from stages.optimisers.adam import OPTIMISERS, Average
+from stages.optimisers.curvature import Preconditioner
+from stages.optimisers.least_squares import ridge_solve
 from stages.plan import Coefficients
 from stages.tasks import Draw
 from tests.training import potential, stage, structures, task, task_data

@@ -13,9 +13,7 @@ import pytest
 from mtp.errors import InvalidInput
 from mtp.short_names import short_names
 from mtp.structure import Structure
-from stages import plots
 from stages.calibration import calibrated_stage
-from stages.history import History
 from stages.metrics import Predictions, metrics, write_predictions
 from stages.plan import (
     GROUPS,
@@ -29,9 +27,11 @@ from stages.plan import (
     Stage,
     TaskStage,
 )
-from stages.plots import Image
-from stages.report import write_report
-from stages.report_tables import plan_table
+from stages.report import plots
+from stages.report.history import History
+from stages.report.page import write_report
+from stages.report.plots import Image
+from stages.report.tables import plan_table
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mtp.errors import InvalidInput
-from stages.control_reader import read_control
-from stages.defaults import LISTS, default_stages
+from stages.control.defaults import LISTS, default_stages
+from stages.control.reader import read_control
+from stages.control.resolve import resolve
+from stages.control.sequence import share_epochs
 from stages.messages import describe_plan
 from stages.plan import GROUPS, Coefficients, DataFile, Plan
-from stages.resolve import resolve
-from stages.sequence import share_epochs
 
 ROOT = Path(__file__).parents[2]
 LISTS_OF_ONE = {name: values[:1] for name, values in LISTS.items()}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stages.defaults import stage
+from stages.control.defaults import stage
 from stages.plan import Coefficients, Schedule, Stage
 from stages.schedule import learning_rate
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stages.checkpoint import Position
 from stages.objective import NotFinite, evaluate
 from stages.plan import GROUPS, Coefficients
+from stages.run.checkpoint import Position
 from stages.trainer import Setting, run_stage
 from tests.training import SPECIES, potential, stage, structures, task, task_data, unlabelled
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from stages.control import ControlFile, FileEntry, Section, Target
-from stages.defaults import default_stages
+from stages.control.defaults import default_stages
+from stages.control.schema import ControlFile, FileEntry, Section, Target
 from stages.messages import stage_table
 
 INTRODUCTION = """\
@@ -21,8 +21,8 @@ LightPFP's sections; the others are this program's own. Keys that begin with `_`
 Unknown and duplicate keys, NaN and infinity are refused, all mistakes at once, before any data is
 read; `mtp-train --schema` prints a JSON schema for editors.
 
-Units: Å, eV, eV/Å, eV/Å³. This page is generated from `stages/control.py`
-(`python -m stages.control_reference`).
+Units: Å, eV, eV/Å, eV/Å³. This page is generated from `stages/control/schema.py`
+(`python -m stages.control.reference`).
 """
 
 CLOSING = """\
@@ -163,7 +163,7 @@ def write() -> None:
     """Bring docs/control.md and configs/control.schema.json up to date."""
     from pathlib import Path
 
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     (root / "docs" / "control.md").write_text(markdown(), encoding="utf-8")
     (root / "configs" / "control.schema.json").write_text(json_schema(), encoding="utf-8")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.evaluate import three_digits
-from stages.report_tables import Cell, Table
+from stages.report.tables import Cell, Table
 
 REASONS = {
     "nonfinite": "not finite",

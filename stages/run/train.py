@@ -20,17 +20,17 @@ from mtp.model_file import load_model
 from mtp.potential import Potential
 from mtp.short_names import short_names
 from stages.calibration import calibrated_stage
-from stages.checkpoint import Checkpoint, Position
-from stages.environment import environment
 from stages.evaluate import predict_structures
-from stages.interrupt import Interrupt, interruptible
 from stages.metrics import metrics, write_predictions
 from stages.objective import NotFinite
 from stages.plan import TERMS, WITH_RATE, Coefficients, Plan, Stage
-from stages.report import write_report
-from stages.run_folder import Keeper, RunFolder
+from stages.report.page import write_report
+from stages.run.checkpoint import Checkpoint, Position
+from stages.run.environment import environment
+from stages.run.folder import Keeper, RunFolder
+from stages.run.interrupt import Interrupt, interruptible
+from stages.run.start import build_potential
 from stages.say import say, warn
-from stages.start import build_potential
 from stages.stress_order import permuted_stress
 from stages.tasks import TaskData
 from stages.trainer import Setting, run_stage

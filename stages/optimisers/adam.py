@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from stages.lbfgs import LBFGS
-from stages.least_squares import LeastSquares
 from stages.objective import Evaluation, Objective
+from stages.optimisers.lbfgs import LBFGS
+from stages.optimisers.least_squares import LeastSquares
 from stages.plan import Stage
 
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from mtp.errors import InvalidInput
 from pretrained.registry import names as installed_models
-from stages.control import FileEntry, StageOptions
-from stages.control_reader import Reading, beside
-from stages.defaults import LISTS
+from stages.control.defaults import LISTS
+from stages.control.reader import Reading, beside
+from stages.control.schema import FileEntry, StageOptions
+from stages.control.sequence import given_lists, stage_count, stage_sequence
 from stages.plan import WITH_RATE, Stage
-from stages.sequence import given_lists, stage_count, stage_sequence
 
 COEFFICIENTS = ("energy_loss_coeff_list", "forces_loss_coeff_list", "stress_loss_coeff_list")
 STAGES = "/multistage_config"

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtp.errors import InvalidInput
-from stages.conflicts import conflicts
-from stages.control import DataConfig, FileEntry
-from stages.control_reader import Reading, beside
-from stages.defaults import TASK
+from stages.control.conflicts import conflicts
+from stages.control.defaults import TASK
+from stages.control.reader import Reading, beside
+from stages.control.schema import DataConfig, FileEntry
+from stages.control.sequence import stage_sequence
 from stages.plan import DataFile, DataPlan, ModelPlan, Plan, RunPlan
-from stages.sequence import stage_sequence
 
 
 def resolve(

@@ -14,11 +14,11 @@ import torch
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from mtp.model_file import save_model
-from stages.changes import differences
-from stages.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
-from stages.interrupt import Interrupt
-from stages.log import Log
 from stages.plan import Plan
+from stages.run.changes import differences
+from stages.run.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
+from stages.run.interrupt import Interrupt
+from stages.run.log import Log
 
 if TYPE_CHECKING:
     from mtp.potential import Potential

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stages.control import ControlFile, MultistageConfig, StageOptions, Target
-from stages.defaults import (
+from stages.control.defaults import (
     CALIBRATION_EPOCHS,
     CALIBRATION_LR,
     LISTS,
@@ -17,6 +16,7 @@ from stages.defaults import (
     stage,
     step_size,
 )
+from stages.control.schema import ControlFile, MultistageConfig, StageOptions, Target
 from stages.plan import Coefficients, Schedule, Stage
 
 UNUSED = {"weight_decay": 0.0, "gradient_clip": None, "ema": None}
@@ -26,7 +26,7 @@ UNUSED = {"weight_decay": 0.0, "gradient_clip": None, "ema": None}
 def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     """The stages of a control file in order, calibration last.
 
-    The lists must have passed stages/conflicts.py; ValueError otherwise.
+    The lists must have passed stages/control/conflicts.py; ValueError otherwise.
     """
     section = control.multistage_config
     listed = bool(given_lists(section))

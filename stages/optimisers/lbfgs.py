@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from stages.curvature import Preconditioner, flat_gradient
 from stages.objective import Evaluation, Objective
+from stages.optimisers.curvature import Preconditioner, flat_gradient
 from stages.plan import Stage
 from stages.say import say
 
@@ -29,8 +29,8 @@ class LBFGS:
     """Full-batch quasi-Newton descent (Nocedal & Wright, Numerical Optimization, ch. 3 and 7).
 
     The memory of steps corrects a Gauss-Newton matrix that is estimated anew from time to time
-    (stages/curvature.py), so that no learning rate is needed. When no step lowers the loss the
-    memory is dropped and the Gauss-Newton step tried with more and more damping; when that fails
+    (`curvature.py`), so that no learning rate is needed. When no step lowers the loss the memory is
+    dropped and the Gauss-Newton step tried with more and more damping; when that fails
     too the stage has converged and further steps change nothing.
     """
 

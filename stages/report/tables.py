@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from stages.evaluate import COLUMNS, three_digits
-from stages.history import TERMS, History
 from stages.metrics import MILLI, Predictions, by_config_type, by_element, by_file, worst_frames
 from stages.plan import WITH_RATE
+from stages.report.history import TERMS, History
 
 GPA = 160.21766208  # GPa per eV/Å³
 SCALES = {"energy": MILLI, "forces": MILLI, "stress": GPA}

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.history import TERMS, History
 from stages.metrics import Predictions
-from stages.plots import SET_COLOURS, Band, Curve, Image, error_distribution, over_epochs, parity
-from stages.report_tables import GPA, SCALES, UNITS
+from stages.report.history import TERMS, History
+from stages.report.plots import (
+    SET_COLOURS,
+    Band,
+    Curve,
+    Image,
+    error_distribution,
+    over_epochs,
+    parity,
+)
+from stages.report.tables import GPA, SCALES, UNITS
 
 QUANTITY = {"energy": "energy", "forces": "force", "stress": "stress"}
 

@@ -12,11 +12,11 @@ from mtp.initialise import initialise
 from mtp.model_file import load_model
 from mtp.potential import Potential, PotentialSpec, per_structure
 from mtp.structure import Structure
-from stages.checkpoint import Checkpoint
 from stages.evaluate import check_elements
-from stages.least_squares import LeastSquares
 from stages.objective import Objective
+from stages.optimisers.least_squares import LeastSquares
 from stages.plan import Coefficients, Plan, Schedule, Stage, TaskStage
+from stages.run.checkpoint import Checkpoint
 from stages.tasks import Draw, TaskData
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms

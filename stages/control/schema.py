@@ -1,7 +1,7 @@
 """The control file as written: sections, keys, types and ranges.
 
 `common_config`, `mtp_config` and `multistage_config` have LightPFP's words; the other sections are
-this program's own. What the keys mean together is decided in stages/resolve.py.
+this program's own. What the keys mean together is decided in stages/control/resolve.py.
 """
 
 from __future__ import annotations

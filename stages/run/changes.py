@@ -21,7 +21,7 @@ ELSEWHERE = {  # parts of the plan that stand in another section than their neig
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One line for every value of a plan (plain data) that is not what it was.
 
-    Paths of data files do not count: what is in the files does (stages/run.py, `fingerprints`).
+    Paths of data files do not count: what is in the files does (`train.py`, `fingerprints`).
     """
     return [
         f"the control file changed: {_name(where, before)}: was {json.dumps(old)}, is now "

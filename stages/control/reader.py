@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mtp.errors import InvalidInput
-from stages.control import ControlFile
-from stages.document import Place, pointer, read_document
+from stages.control.document import Place, pointer, read_document
+from stages.control.schema import ControlFile
 
 _NO_TASKS = "tasks are not available in this version; remove"
 RESERVED: dict[Place, str] = {
@@ -66,7 +66,7 @@ def read_control(path: Path) -> Reading:
     """Read a control file, JSON or YAML.
 
     Raises InvalidInput only when the text itself cannot be understood; other mistakes are in the
-    result, so that those of stages/conflicts.py can join them.
+    result, so that those of stages/control/conflicts.py can join them.
     """
     text = read_document(path)
     if not isinstance(text.data, dict):

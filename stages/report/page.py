@@ -9,17 +9,16 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mtp.atomic_file import write_atomically
-from stages import report_figures as figures
-from stages import report_tables as tables
-from stages.environment import versions
 from stages.evaluate import COLUMNS, three_digits
-from stages.history import TERMS
 from stages.metrics import Predictions
 from stages.metrics import metrics as measure
 from stages.plan import WITH_RATE
-from stages.report_calibration import CalibrationSection, calibration_section
-from stages.report_data import data_section
-from stages.run_record import Run
+from stages.report import figures, tables
+from stages.report.calibration import CalibrationSection, calibration_section
+from stages.report.data import data_section
+from stages.report.history import TERMS
+from stages.report.record import Run
+from stages.run.environment import versions
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -37,7 +36,7 @@ def write_report(run_dir: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report_template.html").render(_content(run))
+    page = environment.get_template("template.html").render(_content(run))
     path = run.folder / "report.html"
     write_atomically(path, page.encode())
     return path

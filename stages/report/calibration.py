@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.history import History, Span
-from stages.report_tables import Cell, Table, scientific
+from stages.report.history import History, Span
+from stages.report.tables import Cell, Table, scientific
 
 LIMIT = 1.5
 """After the first epoch no term should have more than this many times another one's share."""

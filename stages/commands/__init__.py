@@ -1,0 +1,8 @@
+"""The commands of `mtp`, one module each with `add(commands)`, in the order of --help.
+
+A module imports what its command needs only when the command runs: help comes at once.
+"""
+
+from stages.commands import convert, eval, report, show, train
+
+COMMANDS = (train, eval, show, report, convert)

@@ -1,0 +1,22 @@
+"""`mtp convert`: convert a model or data, by suffix."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from stages.commands.common import add_type_map, command
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = command(commands, "convert", _convert, "Convert a model or data, by suffix.")
+    parser.add_argument("source", metavar="IN")
+    parser.add_argument("target", metavar="OUT")
+    add_type_map(parser)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from stages.convert import convert
+
+    print(convert(options.source, options.target, type_map=options.type_map))
