@@ -32,7 +32,12 @@ def dynamics(
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=temperature, rng=random)
     run = Langevin(
-        moving, timestep * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=random
+        moving,
+        timestep * units.fs,
+        temperature_K=temperature,
+        friction=0.02 / units.fs,
+        fixcm=False,
+        rng=random,
     )
     run.run(equilibration)
     for _ in range(count):
