@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "CommitteeCalculator": "mtp.committee",
     "MTPCalculator": "mtp.calculator",
     "Potential": "mtp.potential",
     "load_model": "mtp.model_file",

@@ -1,0 +1,207 @@
+"""Extrapolation grades: how far an atom's invariants lie outside those of the training set.
+
+An active set of n rows spans the training set as widely as possible: of all choices of n rows its
+|det A| is (nearly) the largest, found by maxvol. Any row is b = Σ_j γ_j a_j of it, and its grade is
+γ = max |γ_j|: up to about 1 it lies among the training rows.
+Sources: Goreinov et al. (2010), 10.1142/9789812836021_0015; Podryabinkin and Shapeev (2017),
+10.1016/j.commatsci.2017.08.031.
+
+A row is the invariants of an atom, standardised over the training atoms of its species: one set for
+each central species. There are two kinds, of rows of single atoms ("neighbourhood", for molecular
+dynamics) and of means over a structure's atoms of the species ("configuration", for structures as
+wholes; means, so that larger cells of the same do not count as new).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from mtp.geometry import Batch, Geometry
+    from mtp.potential import Potential
+
+START = 1e-3
+"""A set starts as START times the unit matrix: directions in which the training rows spread less
+(in standard deviations) count as this wide. From level 16 on invariants are linearly dependent, and
+without it there would be no inverse."""
+RELATIVE = 1e-3  # an invariant spreads at least by this part of its mean
+TOLERANCE = 1.01  # a row enters a set while its grade is larger
+PASSES = 10  # over the training set at most; usually the third finds nothing new
+ATOMS_AT_A_TIME = 4096
+SELECT, BREAK = 2.0, 10.0
+"""Grades from which an atom deserves a label, and from which its forces are not to be trusted."""
+PREFIX = "grade."
+
+
+class ActiveSet:
+    """n rows of n columns, replaced one by one by rows that enlarge the determinant.
+
+    sources: (n,) where each row came from, −1 for those of the start.
+    """
+
+    def __init__(self, columns: int, start: float = START) -> None:
+        self.rows = start * np.eye(columns)
+        self.inverse = np.eye(columns) / start
+        self.sources = np.full(columns, -1)
+
+    @classmethod
+    def of_inverse(cls, inverse: np.ndarray) -> ActiveSet:
+        """The set that has this inverse, to go on with other rows."""
+        one = cls(len(inverse))
+        one.rows, one.inverse = np.linalg.inv(inverse), inverse.copy()
+        return one
+
+    def grades(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) grades of rows (m, n)."""
+        return np.abs(rows @ self.inverse).max(axis=1, initial=0.0)
+
+    def update(self, rows: np.ndarray, source: int = 0, tolerance: float = TOLERANCE) -> bool:
+        """Take in what enlarges the determinant of rows (m, n); whether any did."""
+        coefficients, changed = rows @ self.inverse, False
+        while coefficients.size:
+            i, j = divmod(int(np.abs(coefficients).argmax()), coefficients.shape[1])
+            if not abs(coefficients[i, j]) > tolerance:
+                break
+            changed = True
+            self.rows[j], self.sources[j] = rows[i], source
+            step = coefficients[i].copy()  # Sherman and Morrison
+            step[j] -= 1
+            step /= coefficients[i, j]
+            coefficients -= np.outer(coefficients[:, j], step)
+            self.inverse -= np.outer(self.inverse[:, j], step)
+        if changed:
+            self.inverse = np.linalg.inv(self.rows)  # free of the rounding errors of the steps
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Grading:
+    """What grades are computed from: S species, n invariants; float64.
+
+    mean, inverse_std: (S, n).  neighbourhood, configuration: (S, n, n) inverses of the active sets.
+    Species without training atoms have those of the start: everything of them is new.
+    """
+
+    mean: np.ndarray
+    inverse_std: np.ndarray
+    neighbourhood: np.ndarray
+    configuration: np.ndarray
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By their names in a model file."""
+        return {
+            PREFIX + one.name: torch.from_numpy(getattr(self, one.name)) for one in fields(self)
+        }
+
+    @classmethod
+    def take(cls, tensors: dict[str, torch.Tensor]) -> Grading | None:
+        """What `tensors` wrote, removed from the tensors of a model file; None where it is not."""
+        given = {one.name: tensors.pop(PREFIX + one.name, None) for one in fields(cls)}
+        if all(tensor is None for tensor in given.values()):
+            return None
+        if any(tensor is None for tensor in given.values()):
+            raise RuntimeError("some tensors of its extrapolation grades are missing")
+        return cls(**{name: tensor.numpy() for name, tensor in given.items()})
+
+    def of_atoms(self, invariants: np.ndarray, species: np.ndarray) -> np.ndarray:
+        """(atoms,) grades of invariants (atoms, n); species: (atoms,) indices."""
+        rows, found = self.rows(invariants, species), np.zeros(len(species))
+        for z in np.unique(species):
+            mine = species == z
+            found[mine] = np.abs(rows[mine] @ self.neighbourhood[z]).max(axis=1)
+        return found
+
+    def of_structures(
+        self, invariants: np.ndarray, species: np.ndarray, structure: np.ndarray, n: int
+    ) -> np.ndarray:
+        """(n,) grades of whole structures, the largest of their species'; structure: (atoms,)."""
+        rows, found = self.rows(invariants, species), np.zeros(n)
+        for z in np.unique(species):
+            mine = species == z
+            means, there = mean_rows(rows[mine], structure[mine], n)
+            graded = np.abs(means @ self.configuration[z]).max(axis=1)
+            found[there] = np.maximum(found[there], graded)
+        return found
+
+    def rows(self, invariants: np.ndarray, species: np.ndarray) -> np.ndarray:
+        """(atoms, n) standardised invariants."""
+        return (invariants - self.mean[species]) * self.inverse_std[species]
+
+
+def mean_rows(rows: np.ndarray, structure: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of rows over structures, and the indices of those of n that have any."""
+    count = np.bincount(structure, minlength=n)
+    there = np.flatnonzero(count)
+    sums = np.zeros((n, rows.shape[1]))
+    np.add.at(sums, structure, rows)
+    return sums[there] / count[there, None], there
+
+
+def build_grading(potential: Potential, geometry: Geometry) -> Grading:
+    """Active sets of a training set for a potential as it is now; read in chunks, a few times."""
+    n_species, n = len(potential.spec.species), len(potential.table.scalars)
+    mean, inverse_std = _moments(potential, geometry, n_species, n)
+    start = np.broadcast_to(np.eye(n) / START, (n_species, n, n))
+    grading = Grading(mean, inverse_std, start.copy(), start.copy())
+    atoms, wholes = ([ActiveSet(n) for _ in range(n_species)] for _ in range(2))
+    for _ in range(PASSES):
+        changed = False
+        for batch, invariants, species in _chunks(potential, geometry):
+            rows, structure = grading.rows(invariants, species), batch.structure.cpu().numpy()
+            for z in np.unique(species):
+                mine = species == z
+                means, _ = mean_rows(rows[mine], structure[mine], batch.n_structures)
+                changed |= atoms[z].update(rows[mine])
+                changed |= wholes[z].update(means)
+        if not changed:
+            break
+    for z in range(n_species):
+        grading.neighbourhood[z], grading.configuration[z] = atoms[z].inverse, wholes[z].inverse
+    return grading
+
+
+def _moments(
+    potential: Potential, geometry: Geometry, n_species: int, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(S, n) mean and inverse standard deviation of the invariants over each species' atoms."""
+    count, mean, square = (
+        np.zeros((n_species, 1)),
+        np.zeros((n_species, n)),
+        np.zeros((n_species, n)),
+    )
+    for _, invariants, species in _chunks(potential, geometry):
+        for z in np.unique(species):
+            mine = invariants[species == z]
+            change = mine.mean(axis=0) - mean[z]  # Chan et al.: parts are joined without rounding
+            total = count[z] + len(mine)
+            square[z] += mine.var(axis=0) * len(mine) + change**2 * count[z] * len(mine) / total
+            mean[z] += change * len(mine) / total
+            count[z] = total
+    variance = square / np.maximum(count, 1) + (RELATIVE * mean) ** 2
+    return mean, 1 / np.sqrt(np.where(variance > 0, variance, 1.0))
+
+
+def _chunks(
+    potential: Potential, geometry: Geometry
+) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
+    """Structures some thousand atoms at a time, with invariants and species of their atoms."""
+    sizes = np.cumsum(geometry.n_atoms)
+    for indices in np.split(
+        np.arange(len(geometry)),
+        np.flatnonzero(np.diff(sizes // ATOMS_AT_A_TIME)) + 1,
+    ):
+        if len(indices):
+            batch = geometry.batch(indices)
+            invariants = potential.invariants(batch).double().cpu().numpy()
+            yield batch, invariants, batch.species.cpu().numpy()
+
+
+def grade_atoms(potential: Potential, batch: Batch) -> torch.Tensor:
+    """(atoms,) neighbourhood grades of a batch, float64; the potential must have a grading."""
+    invariants = potential.invariants(batch).double().cpu().numpy()
+    return torch.from_numpy(potential.grading.of_atoms(invariants, batch.species.cpu().numpy()))
