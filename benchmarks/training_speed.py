@@ -22,7 +22,7 @@ from mtp.potential import Potential
 from mtp.structure import Structure
 from stages.control.defaults import TASK, stage
 from stages.objective import Objective
-from stages.plan import Coefficients
+from stages.plan import coefficients
 from stages.tasks import Draw, TaskData, chunks
 
 STRIDES = {8: 1, 12: 1, 16: 1, 20: 4}
@@ -93,7 +93,7 @@ def objective(potential: Potential, structures: list[Structure], dtype: torch.dt
     train = Geometry(structures, copy.spec.species, copy.spec.cutoff, dtype)
     valid = Geometry([], copy.spec.species, copy.spec.cutoff, dtype)
     draws = [Draw(TASK, indices) for indices in chunks(len(structures), BATCH)]
-    plan = stage("stage1", 1, 1.0, Coefficients(1.0, 0.01, 0.001))
+    plan = stage("stage1", 1, 1.0, coefficients(1.0, 0.01, 0.001))
     data = {TASK: TaskData.of(train, valid)}
     return Objective(copy.cast(dtype), plan, data, draws, {TASK: 1.0})
 
@@ -127,15 +127,14 @@ def agreement(potential: Potential, structures: list[Structure], loss: Any) -> d
     shear = torch.tensor([1, 1, 1, 2, 2, 2], dtype=torch.float64)  # both halves of the tensor count
     weights = loss.setting
     potential.zero_grad(set_to_none=True)
-    potential.backward(
-        batch,
-        "default",
-        per_frame * weights.energy_weight * (found.energy - batch.energy) / atoms**2,
-        per_frame * weights.forces_weight * (found.forces - batch.forces)
-        / atoms[batch.structure][:, None],
-        per_frame * weights.stress_weight * volume2[:, None] * shear
-        * (found.stress - batch.stress),
-    )  # fmt: skip
+    errors = {term: value - batch.labels[term] for term, value in found.values.items()}
+    scales = {
+        "energy": weights.energy_weight / atoms**2,
+        "forces": weights.forces_weight / atoms[batch.structure][:, None],
+        "stress": weights.stress_weight * volume2[:, None] * shear,
+    }
+    cotangents = {term: per_frame * scales[term] * error for term, error in errors.items()}
+    potential.backward(batch, "default", cotangents)
     ours = (potential.radial.grad / potential.radial_scale).flatten().numpy()
     theirs = gradient[-ours.size :]
     return {

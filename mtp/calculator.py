@@ -152,7 +152,7 @@ class MTPCalculator(Calculator):
         def tensor(values: Any, dtype: torch.dtype) -> torch.Tensor:
             return torch.as_tensor(values, device=self.device).to(dtype)
 
-        real, absent = torch.float64, tensor([False], torch.bool)
+        real = torch.float64
         return Batch(
             Pairs(
                 species=tensor(species, torch.int32),
@@ -165,14 +165,10 @@ class MTPCalculator(Calculator):
             structure=tensor(np.zeros(n), torch.int64),
             atoms_per_structure=tensor([n], real),
             volume=tensor([1.0], real),
-            energy=tensor([0.0], real),
-            forces=tensor(np.zeros((n, 3)), real),
-            stress=tensor(np.zeros((1, 6)), real),
-            has_energy=absent,
-            has_forces=absent,
-            has_stress=absent,
             weight=tensor([1.0], real),
             indices=np.zeros(1, dtype=np.int64),
+            labels={},
+            present={},
         )
 
 
@@ -196,7 +192,7 @@ def _potential(model: str | Path | Potential) -> Potential:
 
 def _head(potential: Potential, name: str | None) -> str:
     """The head to use: the only one, or the one that was named."""
-    known = potential.spec.heads
+    known = potential.spec.head_names
     if name is None and len(known) == 1:
         return known[0]
     if name not in known:

@@ -13,6 +13,7 @@ from vesin import NeighborList
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
+from mtp.terms import PREDICTED, TERMS
 
 VESIN_CELLS = 1e5
 
@@ -49,20 +50,20 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some structures as flat arrays; masks say which labels are there (absent ones are 0)."""
+    """Some structures as flat arrays, with their labels.
+
+    labels: term → (S,), (S, components) or (atoms, components), float64, 0 where absent; units of
+    mtp/terms.py.  present: term → (S,) bool.
+    """
 
     pairs: Pairs
     structure: Tensor  # (atoms,) index of the atom's structure in the batch
     atoms_per_structure: Tensor  # (S,) float
     volume: Tensor  # (S,) Å³; 0 where not periodic in three directions
-    energy: Tensor  # (S,) eV, float64
-    forces: Tensor  # (atoms, 3) eV/Å
-    stress: Tensor  # (S, 6) eV/Å³
-    has_energy: Tensor  # (S,) bool
-    has_forces: Tensor
-    has_stress: Tensor
     weight: Tensor  # (S,)
     indices: np.ndarray  # (S,) which structures of the geometry these are
+    labels: dict[str, Tensor]
+    present: dict[str, Tensor]
 
     @property
     def species(self) -> Tensor:
@@ -152,8 +153,13 @@ class Geometry:
         dtype: torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
         memory_limit: float = 4.0,
+        terms: Sequence[str] = PREDICTED["energy"],
     ) -> None:
-        """species: atomic numbers of the potential, ascending. memory_limit: GiB for the pairs."""
+        """Find the pairs.
+
+        species: atomic numbers of the potential, ascending.  memory_limit: GiB for the pairs.
+        terms: labels that batches have.
+        """
         self.structures = list(structures)
         self.cutoff = cutoff
         self.dtype = dtype
@@ -161,7 +167,7 @@ class Geometry:
         self.n_atoms = np.array([len(s) for s in self.structures], dtype=np.int64)
         self._atom_start = np.concatenate([[0], np.cumsum(self.n_atoms)])
         self._species = _species_index(self.structures, species)
-        self._labels()
+        self._labels(terms)
         self._pairs: tuple | None = None
         self._keep(memory_limit * 2**30)
 
@@ -198,8 +204,12 @@ class Geometry:
                 displacement,
             ),
             structure=torch.from_numpy(np.repeat(np.arange(len(indices)), sizes)).to(self.device),
-            forces=self._forces[rows],
             indices=indices,
+            labels={
+                name: values[rows if TERMS[name].rows == "atom" else chosen]
+                for name, values in self._values.items()
+            },
+            present={name: mask[chosen] for name, mask in self._present.items()},
             **{name: values[chosen] for name, values in self._per_structure.items()},
         )
 
@@ -241,35 +251,38 @@ class Geometry:
             np.cumsum(count, dtype=np.int64) - count,
         )
 
-    def _labels(self) -> None:
+    def _labels(self, terms: Sequence[str]) -> None:
         structures = self.structures
 
         def tensor(values, dtype=np.float64) -> Tensor:
             return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self.device)
 
-        def stacked(values, shape) -> Tensor:
-            filled = [
-                np.zeros(shape(s)) if v is None else v
-                for s, v in zip(structures, values, strict=True)
-            ]
-            joined = np.concatenate(filled) if filled else np.zeros((0, 3))
-            return tensor(joined)
-
-        self._forces = stacked([s.forces for s in structures], lambda s: (len(s), 3)).reshape(-1, 3)
-        stress = [np.zeros(6) if s.stress is None else s.stress for s in structures]
+        found = {name: [s.label(name) for s in structures] for name in terms}
+        self._values = {
+            name: tensor(_filled(name, labels, structures)) for name, labels in found.items()
+        }
+        self._present = {
+            name: tensor([label is not None for label in labels], bool)
+            for name, labels in found.items()
+        }
         self._per_structure = {
             "atoms_per_structure": tensor(self.n_atoms),
             "volume": tensor([s.volume if s.pbc.all() else 0.0 for s in structures]),
-            "energy": tensor([0.0 if s.energy is None else s.energy for s in structures]),
-            "stress": tensor(stress).reshape(-1, 6),
-            "has_energy": tensor([s.energy is not None for s in structures], bool),
-            "has_forces": tensor([s.forces is not None for s in structures], bool),
-            "has_stress": tensor(
-                [s.stress is not None and bool(s.pbc.all()) for s in structures], bool
-            ),
             "weight": tensor([s.weight for s in structures]),
         }
         self._species = self._species.to(self.device)
+
+
+def _filled(name: str, labels: Sequence, structures: Sequence[Structure]) -> np.ndarray:
+    """A term's labels of all structures as one array, 0 where absent."""
+    term = TERMS[name]
+    rows = [
+        np.zeros(term.shape(len(s))) if label is None else label
+        for label, s in zip(labels, structures, strict=True)
+    ]
+    shape = (-1,) if term.components == 1 else (-1, term.components)
+    joined = np.concatenate if term.rows == "atom" else np.stack
+    return (joined(rows) if rows else np.zeros(0)).astype(float).reshape(shape)
 
 
 def _species_index(structures: Sequence[Structure], species: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mtp.basis.radial import radial_basis
 from mtp.geometry import Batch
+from mtp.heads import FIRST_TIMESTEP
 from mtp.potential import Potential
 
 # An Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
@@ -36,6 +37,8 @@ def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -
             bound = (3.0 / layer.in_features) ** 0.5
             layer.weight.copy_(_uniform(layer.weight, bound, generator) / READOUT_STEP)
             layer.bias.zero_()
+            if layer.timestep is not None:
+                layer.timestep.fill_(FIRST_TIMESTEP / READOUT_STEP)
         bound = (3.0 / head.last.in_features) ** 0.5
         head.last.weight.copy_(_uniform(head.last.weight, bound, generator) / READOUT_STEP)
         head.step.fill_(READOUT_STEP)
@@ -62,18 +65,18 @@ def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:
 
 def _label_size(batch: Batch) -> float:
     """Typical force, or without forces the spread of energies per atom."""
-    labelled = batch.has_forces[batch.structure]
+    labelled = batch.present["forces"][batch.structure]
     if labelled.any():
-        size = batch.forces[labelled].square().mean().sqrt()
+        size = batch.labels["forces"][labelled].square().mean().sqrt()
     else:
-        per_atom = (batch.energy / batch.atoms_per_structure)[batch.has_energy]
+        per_atom = (batch.labels["energy"] / batch.atoms_per_structure)[batch.present["energy"]]
         size = per_atom.std(unbiased=False) if len(per_atom) else torch.ones(())
     return max(float(size), 1e-3)
 
 
 def _predicted_size(potential: Potential, batch: Batch, head: str) -> float:
     predicted = potential.predict(batch, head)
-    if batch.has_forces.any():
+    if batch.present["forces"].any():
         size = predicted.forces.double().square().mean().sqrt()
     else:
         size = (predicted.energy / batch.atoms_per_structure).std(unbiased=False)

@@ -85,8 +85,8 @@ def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential
     """The numbers of one linear head, normalisations folded in. Raises InvalidInput for others."""
     spec, table = potential.spec, potential.table
     if head is None and len(spec.heads) > 1:
-        raise InvalidInput(f".mtp holds one head: name one of {', '.join(spec.heads)}")
-    readout = potential.heads[head or spec.heads[0]]
+        raise InvalidInput(f".mtp holds one head: name one of {', '.join(spec.head_names)}")
+    readout = potential.heads[head or spec.head_names[0]]
     if not readout.linear:
         raise InvalidInput(
             ".mtp cannot express a neural readout: use the model file with MTPCalculator, or train "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mtp.potential import Potential
 
-FORMAT = 1
+FORMAT = 2
 KEY = "mtp"
 TABLE = "table."
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -125,7 +125,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {
             **header,
             "elements": [chemical_symbols[number] for number in spec["species"]],
-            "basis": _basis(tensors, spec["heads"]),
+            "basis": _basis(tensors, [head["name"] for head in spec["heads"]]),
             "tensors": tensors,
         }
     except (KeyError, IndexError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,38 @@ from mtp.geometry import Batch
 from mtp.heads import EnergyHead, add_to_gradient
 from mtp.kernels import operator
 from mtp.kernels.choose import Basis, kernel_for, register_basis
+from mtp.terms import PREDICTED
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What one head predicts and how.
+
+    kind: what it predicts (mtp/terms.py).  hidden, activation, timestep: its network
+    (mtp/heads.py); no hidden layer: linear.  shared: names of its layers (hidden ones, then the
+    last) that it shares with layers of the same name of other heads, None for one of its own; ()
+    shares none.
+    level: of the covariant moments of a tensor head.  species: atomic numbers of the atoms that
+    contribute to a tensor, () for all.  embedded: the type embedding enters the network.
+    """
+
+    name: str = "default"
+    kind: Literal["energy", "dipole", "polarizability"] = "energy"
+    hidden: tuple[int, ...] = ()
+    activation: str = "tanh"
+    timestep: bool = False
+    shared: tuple[str | None, ...] = ()
+    level: int | None = None
+    species: tuple[int, ...] = ()
+    embedded: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """The type embedding: widths of the network from a species to its vector."""
+
+    neuron: tuple[int, ...] = (8,)
+    timestep: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,8 +62,17 @@ class PotentialSpec:
     moment_init_cost: int = 2
     moment_mu_cost: int = 4
     moment_nu_cost: int = 1
-    hidden: tuple[int, ...] = ()
-    heads: tuple[str, ...] = ("default",)
+    heads: tuple[HeadSpec, ...] = (HeadSpec(),)
+    embedding: EmbeddingSpec | None = None  # None: a table of radial coefficients
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the heads in their order."""
+        return tuple(head.name for head in self.heads)
+
+    def head(self, name: str) -> HeadSpec:
+        """The head of this name; KeyError where there is none."""
+        return dict(zip(self.head_names, self.heads, strict=True))[name]
 
     @property
     def moments(self) -> MomentSpec:
@@ -47,12 +89,26 @@ class PotentialSpec:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a head says of a batch; no graph. energies: (atoms,) shares of the atoms."""
+    """What a head says of a batch; no graph.
 
-    energy: Tensor  # (S,) eV, float64
-    energies: Tensor  # (atoms,) eV, float64
-    forces: Tensor  # (atoms, 3) eV/Å
-    stress: Tensor  # (S, 6) eV/Å³; 0 where the structure has no volume
+    values: term → (S,), (S, components) or (atoms, components), float64, units of mtp/terms.py.
+    A stress is 0 where the structure has no volume.  energies: (atoms,) eV, shares of the atoms.
+    """
+
+    values: dict[str, Tensor]
+    energies: Tensor | None = None
+
+    @property
+    def energy(self) -> Tensor:
+        return self.values["energy"]
+
+    @property
+    def forces(self) -> Tensor:
+        return self.values["forces"]
+
+    @property
+    def stress(self) -> Tensor:
+        return self.values["stress"]
 
 
 class Potential(nn.Module):
@@ -71,8 +127,11 @@ class Potential(nn.Module):
         self.register_buffer("radial_scale", torch.ones(spec.n_q, dtype=torch.float64))
         self.heads = nn.ModuleDict(
             {
-                name: EnergyHead(n_species, len(self.table.scalars), spec.hidden)
-                for name in spec.heads
+                head.name: EnergyHead(
+                    *(n_species, len(self.table.scalars), head.hidden),
+                    *(head.activation, head.timestep, head.embedded),
+                )
+                for head in spec.heads
             }
         )
 
@@ -104,14 +163,20 @@ class Potential(nn.Module):
             head.shifts.data = values
         return self
 
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that a stage can move, by name."""
-        heads = self.heads.values()
-        return {
-            "descriptor": [self.radial],
-            "readout": [p for head in heads for n, p in head.named_parameters() if n != "shifts"],
-            "shifts": [head.shifts for head in heads],
+    def groups(self) -> dict[tuple[str | None, str], list[nn.Parameter]]:
+        """Parameters that a stage can move: (head or None, "descriptor", "readout", …) → them.
+
+        Parameters of shared layers stand in the group of each head that has them.
+        """
+        found: dict[tuple[str | None, str], list[nn.Parameter]] = {
+            (None, "descriptor"): [self.radial]
         }
+        for head, module in self.heads.items():
+            named = dict(module.named_parameters())
+            shifts = named.pop("shifts", None)
+            found[head, "readout"] = list(named.values())
+            found[head, "shifts"] = [] if shifts is None else [shifts]
+        return found
 
     @property
     def coefficients(self) -> Tensor:
@@ -133,60 +198,59 @@ class Potential(nn.Module):
             energies, force, virial = kernel.predict(
                 self.coefficients, readout.readout(), batch.pairs
             )
-            energies -= readout.offset()
+            energies -= readout.offset()[batch.species.long()]
         else:
             energies, force, virial = self._predict(batch, readout)
         energies = energies.double() + readout.shifts[batch.species.long()]
-        return Prediction(
-            energy=per_structure(energies, batch),
-            energies=energies,
-            forces=force.double(),
-            stress=per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
-        )
+        values = {
+            "energy": per_structure(energies, batch),
+            "forces": force.double(),
+            "stress": per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
+        }
+        return Prediction(values, energies)
 
     def _predict(self, batch: Batch, readout: EnergyHead) -> tuple[Tensor, Tensor, Tensor]:
         b = operator.invariants(self.coefficients, batch.pairs, self.basis)
         with torch.enable_grad():
             b.requires_grad_()
-            energies = readout(b)
+            energies = readout(b, batch.species)
             (b_bar,) = torch.autograd.grad(energies.sum(), b)
         forces = operator.forces(b_bar, self.coefficients, batch.pairs, self.basis)
         return energies.detach(), *forces
 
     # --- phase 2: the gradient of a loss --------------------------------------------------------
 
-    def backward(
-        self, batch: Batch, head: str, d_energy: Tensor, d_forces: Tensor, d_stress: Tensor
-    ) -> None:
+    def backward(self, batch: Batch, head: str, cotangents: dict[str, Tensor]) -> None:
         """Add to .grad the gradient of a loss with these derivatives by the prediction.
 
-        d_energy: (S,).  d_forces: (atoms, 3).  d_stress: (S, 6).
+        cotangents: term → derivative by its values, of their shape.
         Source: docs/theory.md, "Training gradient".
         """
+        d_energy, d_forces, d_stress = (cotangents[term] for term in PREDICTED["energy"])
         shear = d_stress.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
         strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
         weight, v = d_energy[batch.structure], d_forces.to(self.dtype)
         readout, strain = self.heads[head], strain.to(self.dtype)
-        shifts = torch.zeros_like(readout.shifts)
-        add_to_gradient(readout.shifts, shifts.index_add_(0, batch.species.long(), weight))
+        by_species = torch.zeros_like(readout.shifts).index_add_(0, batch.species.long(), weight)
+        add_to_gradient(readout.shifts, by_species)
         if self.kernel.reads_out:
             c_bar, weights_bar = self.kernel.loss_gradient(
                 self.coefficients.detach(), readout.readout(), weight, v, strain, batch.pairs
             )
             add_to_gradient(self.radial, c_bar * self.radial_scale)
-            readout.add_gradient(weights_bar, weight.sum())
+            readout.add_gradient(weights_bar, by_species)
             return
         b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
         if not b.requires_grad:  # the descriptor is frozen
             b.requires_grad_()
-        energies = readout(b)
+        energies = readout(b, batch.species)
         (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
         ((weight * energies).sum() + (slope * b_dot).double().sum()).backward()
 
     # --- linear parameters ----------------------------------------------------------------------
 
     @torch.no_grad()
-    def linear_rows(self, batch: Batch, head: str) -> tuple[Tensor, Tensor, Tensor]:
+    def linear_rows(self, batch: Batch, head: str) -> dict[str, Tensor]:
         """Derivatives of energy (S, n), forces (atoms, 3, n), stress (S, 6, n) by the last layer.
 
         With the shifts removed, the prediction is these rows times ``heads[head].last.weight[0]``.
@@ -195,7 +259,7 @@ class Potential(nn.Module):
         b = operator.invariants(c, batch.pairs, self.basis)
         with torch.enable_grad():
             b.requires_grad_()
-            features = readout.features(b)
+            features = readout.features(b, batch.species)
         forces, stress = [], []
         for n in range(features.shape[1]):
             column = torch.zeros_like(features)
@@ -205,7 +269,11 @@ class Potential(nn.Module):
             forces.append(force)
             stress.append(per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None])
         energy = per_structure(features.detach().double(), batch)
-        return energy, torch.stack(forces, -1).double(), torch.stack(stress, -1)
+        return {
+            "energy": energy,
+            "forces": torch.stack(forces, -1).double(),
+            "stress": torch.stack(stress, -1),
+        }
 
 
 def per_structure(values: Tensor, batch: Batch) -> Tensor:

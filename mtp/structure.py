@@ -18,6 +18,8 @@ class Structure:
     lattice vectors, zero where not periodic.  pbc: (3,).
     energy: total of the structure in eV.  forces: (atoms, 3) in eV/Å.
     stress: (6,) xx yy zz yz xz xy in eV/Å³, ASE's sign (positive = tension).
+    dipole: (3,) in e·Å.  polarizability: (6,) xx yy zz yz xz xy in Å³.
+    atomic_dipole: (atoms, 3), atomic_polarizability: (atoms, 6): shares of the atoms.
     """
 
     numbers: np.ndarray
@@ -27,6 +29,10 @@ class Structure:
     energy: float | None = None
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    dipole: np.ndarray | None = None
+    polarizability: np.ndarray | None = None
+    atomic_dipole: np.ndarray | None = None
+    atomic_polarizability: np.ndarray | None = None
     weight: float = 1.0
     config_type: str = ""
     source: str = ""
@@ -35,6 +41,12 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def label(self, term: str) -> float | np.ndarray | None:
+        """The label of a term of mtp/terms.py, None where it is absent or has no meaning."""
+        if term == "stress" and not self.pbc.all():
+            return None
+        return getattr(self, term)
 
     @property
     def volume(self) -> float:

@@ -160,7 +160,7 @@ def _image(structure: Structure, one: Predictions, frame: int, first: int) -> At
 
 
 def _choose_head(potential: Potential, head: str | None, path: str | Path) -> str:
-    heads = list(potential.spec.heads)
+    heads = list(potential.spec.head_names)
     if head is None and len(heads) == 1:
         return heads[0]
     if head not in heads:

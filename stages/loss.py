@@ -1,8 +1,8 @@
 """Loss terms: unweighted means of residuals, their weighted sum and its cotangents.
 
-Everything here is float64 and closed form. Each of the terms energy, forces and stress is a mean
-over what is labelled, weighted by the weight of the structure; both kinds of residual (``mse`` and
-``l1``) are always summed, because the log and the calibration need both.
+Everything here is float64 and closed form. Each term (energy, forces, stress, dipole, …) is a mean
+over what is labelled, weighted by the weight of the structure. Mean squared and mean absolute
+errors are always summed, because the log and the calibration need both.
 """
 
 from __future__ import annotations
@@ -13,197 +13,206 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stages.plan import TERMS, Coefficients, TaskStage
+from mtp.terms import TERMS
+from stages.plan import Coefficients, TaskStage
 
 if TYPE_CHECKING:
     from mtp.geometry import Batch
     from mtp.potential import Prediction
 
-KINDS = ("mse", "l1")
-RESIDUAL = {"mse": torch.square, "l1": torch.abs}
-SLOPE = {"mse": lambda error: 2.0 * error, "l1": torch.sign}
+POWER = {"per_atom_squared": 1.0, "per_atom": 0.5, "total": 0.0}
+"""The minimised residual of an extensive term is that of error / atoms**power."""
 
-ENERGY_POWER = {"per_atom_squared": 1.0, "per_atom": 0.5, "total": 0.0}
-"""The minimised energy residual is that of error / atoms**power."""
+
+def residual(kind: str, error: Tensor, delta: float) -> Tensor:
+    """mse: error².  l1: |error|.  huber: error²/2 up to delta, then delta·(|error| − delta/2)."""
+    if kind == "mse":
+        return error.square()
+    size = error.abs()
+    if kind == "l1":
+        return size
+    return torch.where(size <= delta, 0.5 * size * size, delta * (size - 0.5 * delta))
+
+
+def slope(kind: str, error: Tensor, delta: float) -> Tensor:
+    """Derivative of `residual` by the error."""
+    if kind == "mse":
+        return 2.0 * error
+    if kind == "l1":
+        return error.sign()
+    return error.clamp(-delta, delta)
+
+
+def curvature(kind: str, error: Tensor, delta: float) -> Tensor:
+    """Second derivative of `residual`, positive everywhere.
+
+    Where it vanishes, that of the parabola that touches the residual at the error, |slope|/|error|,
+    for l1 bounded by the typical error.
+    """
+    if kind == "mse":
+        return torch.full_like(error, 2.0)
+    size = error.abs()
+    if kind == "l1":
+        return 1 / size.clamp_min(float(size.mean().clamp_min(1e-12)))
+    return delta / size.clamp_min(delta)
 
 
 @dataclass(frozen=True)
 class Errors:
     """Prediction minus label of one batch, exactly zero where the label is absent.
 
-    energy: (S,) eV of the whole structure.  forces: (atoms, 3) eV/Å.  stress: (S, 6) eV/Å³.
-    atoms: (S,) atoms per structure.  weights: term → weight of each row, 0 where absent.
-    counts: (3,) labelled numbers (not rows) of each term.
+    values: term → (rows, components), a row per structure or atom, in the units of mtp/terms.py.
+    weights: term → (rows,), 0 where absent.  atoms, volume: (S,) of the structures, volume in Å³.
+    counts: (terms,) labelled numbers (not rows) of each term.
     """
 
-    energy: Tensor
-    forces: Tensor
-    stress: Tensor
-    atoms: Tensor
+    values: dict[str, Tensor]
     weights: dict[str, Tensor]
+    atoms: Tensor
+    volume: Tensor
     counts: Tensor
 
     @classmethod
     def of(cls, prediction: Prediction, batch: Batch) -> Errors:
-        present = presence(batch)
+        values, weights = {}, {}
         weight = batch.weight.double()
+        for term, predicted in prediction.values.items():
+            present, rows = batch.present[term], weight
+            if TERMS[term].rows == "atom":
+                present, rows = present[batch.structure], weight[batch.structure]
+            shape = (-1, TERMS[term].components)
+            error = predicted.double().view(shape) - batch.labels[term].double().view(shape)
+            values[term] = torch.where(present[:, None], error, 0.0)
+            weights[term] = rows * present
         return cls(
-            energy=_difference(prediction.energy, batch.energy, present["energy"]),
-            forces=_difference(prediction.forces, batch.forces, present["forces"]),
-            stress=_difference(prediction.stress, batch.stress, present["stress"]),
-            atoms=batch.atoms_per_structure.double(),
-            weights={
-                "energy": weight * present["energy"],
-                "forces": weight[batch.structure] * present["forces"],
-                "stress": weight * present["stress"],
-            },
-            counts=label_counts(batch),
+            values,
+            weights,
+            batch.atoms_per_structure.double(),
+            batch.volume.double(),
+            label_counts(batch, prediction.values),
         )
 
-    def scaled_energy(self, weighting: str) -> Tensor:
-        """(S,) energy errors as a stage weighs them: eV/atom, eV/sqrt(atom) or eV."""
-        return self.energy / self.atoms ** ENERGY_POWER[weighting]
+    def factor(self, term: str, task: TaskStage) -> Tensor:
+        """(rows, 1) or a number: what an error is multiplied by before its residual is taken."""
+        power = self.atoms[:, None] ** -POWER[task.energy_weighting]
+        if TERMS[term].extensive:
+            return power
+        if term == "stress" and task.virial:
+            return power * self.volume[:, None]
+        return self.atoms.new_ones(())
+
+    def per_atom(self, term: str) -> Tensor:
+        """(rows, components) errors as they are logged: of extensive terms per atom."""
+        return self.values[term] / (self.atoms[:, None] if TERMS[term].extensive else 1.0)
 
 
-def presence(batch: Batch) -> dict[str, Tensor]:
-    """Term → bool per row: (S,) for energy and stress, (atoms,) for forces."""
-    return {
-        "energy": batch.has_energy,
-        "forces": batch.has_forces[batch.structure],
-        "stress": batch.has_stress,
-    }
-
-
-def label_counts(batch: Batch) -> Tensor:
-    """(3,) how many numbers are labelled: energies, force components, stress components."""
-    present = presence(batch)
-    return torch.stack(
-        [present["energy"].sum(), 3 * present["forces"].sum(), 6 * present["stress"].sum()]
-    ).double()
-
-
-def _difference(predicted: Tensor, label: Tensor, present: Tensor) -> Tensor:
-    mask = present.view(-1, *[1] * (predicted.dim() - 1))
-    return torch.where(mask, predicted.double() - label.double(), 0.0)
+def label_counts(batch: Batch, terms: dict[str, Tensor]) -> Tensor:
+    """(terms,) how many numbers of each term are labelled."""
+    rows = [
+        (batch.present[t] * (batch.atoms_per_structure if TERMS[t].rows == "atom" else 1)).sum()
+        for t in terms
+    ]
+    components = torch.tensor([TERMS[t].components for t in terms])
+    return torch.stack(rows).double() * components.to(rows[0].device)
 
 
 @dataclass(frozen=True)
 class Sums:
     """Weighted sums of residuals over any number of batches; ``+`` joins two.
 
-    residuals: (3 terms, 2 kinds), energy per atom.  minimised: (3,), as the stage weighs them.
-    weights: (3,) what the sums are to be divided by.
+    residuals: kind ("mse", "l1", and "huber" where it is minimised) → (terms,), extensive terms per
+    atom.  minimised: (terms,), as the stage weighs them.  weights: (terms,) what the sums are to be
+    divided by.  terms: their names.
     """
 
-    residuals: Tensor
+    residuals: dict[str, Tensor]
     minimised: Tensor
     weights: Tensor
+    terms: tuple[str, ...]
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(
-            self.residuals + other.residuals,
+            {kind: one + other.residuals[kind] for kind, one in self.residuals.items()},
             self.minimised + other.minimised,
             self.weights + other.weights,
+            self.terms,
         )
 
     @classmethod
     def of(cls, errors: Errors, task: TaskStage) -> Sums:
         """Sums of one batch under the loss of ``task``."""
-        rows = _rows(errors, "per_atom_squared")
-        residuals = torch.stack(
-            [
-                torch.stack([_weighted(RESIDUAL[kind](e), w) for kind in KINDS])
-                for e, w in rows.values()
-            ]
-        )
-        minimised = torch.stack(
-            [
-                _weighted(RESIDUAL[task.loss](e), w)
-                for e, w in _rows(errors, task.energy_weighting).values()
-            ]
-        )
-        weights = torch.stack([w.sum() * e.shape[1] for e, w in rows.values()])
-        return cls(residuals, minimised, weights)
+        terms = tuple(errors.values)
 
-    def terms(self) -> dict[str, float]:
+        def total(kind: str, term: str, error: Tensor) -> Tensor:
+            return (residual(kind, error, task.delta(term)) * errors.weights[term][:, None]).sum()
+
+        return cls(
+            {
+                kind: torch.stack([total(kind, t, errors.per_atom(t)) for t in terms])
+                for kind in dict.fromkeys(("mse", "l1", task.loss))
+            },
+            torch.stack(
+                [total(task.loss, t, errors.values[t] * errors.factor(t, task)) for t in terms]
+            ),
+            torch.stack([errors.weights[t].sum() * TERMS[t].components for t in terms]),
+            terms,
+        )
+
+    def means(self) -> dict[str, float]:
         """Unweighted means, e.g. ``forces_l1`` in eV/Å; a term without labels has no key."""
-        means = (self.residuals / self.weights[:, None]).tolist()
+        found = {kind: (sums / self.weights).tolist() for kind, sums in self.residuals.items()}
+        labelled = (self.weights > 0).tolist()
         return {
-            f"{term}_{kind}": means[i][j]
-            for i, term in enumerate(TERMS)
-            if self.weights[i] > 0
-            for j, kind in enumerate(KINDS)
+            f"{term}_{kind}": values[i]
+            for i, term in enumerate(self.terms)
+            if labelled[i]
+            for kind, values in found.items()
         }
 
     def loss(self, coefficients: Coefficients) -> float:
         """The loss of everything summed: Σ coefficient · mean."""
-        return float(weighted_loss(self.minimised, self.weights, coefficients))
+        return float(weighted_loss(self, self.weights, coefficients))
 
 
-def _rows(errors: Errors, weighting: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Term → (errors (rows, components), weights (rows,))."""
-    return {
-        "energy": (errors.scaled_energy(weighting)[:, None], errors.weights["energy"]),
-        "forces": (errors.forces, errors.weights["forces"]),
-        "stress": (errors.stress, errors.weights["stress"]),
-    }
+def weighted_loss(sums: Sums, normaliser: Tensor, coefficients: Coefficients) -> Tensor:
+    """Σ coefficient · minimised sum / normaliser over the terms that have labels, a scalar."""
+    scale = term_scales(sums.terms, normaliser, coefficients)
+    return sum(scale[t] * sums.minimised[i] for i, t in enumerate(sums.terms))
 
 
-def _weighted(residual: Tensor, weight: Tensor) -> Tensor:
-    return (residual * weight[:, None]).sum()
+def term_scales(
+    terms: tuple[str, ...] | dict[str, Tensor], normaliser: Tensor, coefficients: Coefficients
+) -> dict[str, Tensor]:
+    """Term → coefficient / normaliser, a scalar; nothing labelled: the sum is 0 as well."""
+    safe = torch.where(normaliser > 0, normaliser, 1.0)
+    return {term: coefficients.get(term, 0.0) / safe[i] for i, term in enumerate(terms)}
 
 
-def coefficient_vector(coefficients: Coefficients, like: Tensor) -> Tensor:
-    """(3,) in the order of TERMS."""
-    return like.new_tensor([getattr(coefficients, term) for term in TERMS])
+def cotangents(errors: Errors, task: TaskStage, normaliser: Tensor) -> dict[str, Tensor]:
+    """Derivatives of the weighted loss by the prediction, exactly zero where a label is absent.
 
-
-def weighted_loss(minimised: Tensor, normaliser: Tensor, coefficients: Coefficients) -> Tensor:
-    """Σ coefficient · sum / normaliser over the terms that have labels, a scalar."""
-    scale = coefficient_vector(coefficients, minimised) / _nonzero(normaliser)
-    return (scale * minimised).sum()
-
-
-def _nonzero(normaliser: Tensor) -> Tensor:
-    return torch.where(normaliser > 0, normaliser, 1.0)  # nothing labelled: the sum is 0 as well
-
-
-def cotangents(
-    errors: Errors, task: TaskStage, normaliser: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of the weighted loss with respect to energies, forces and stresses.
-
-    normaliser: (3,) what the sum of each term is divided by.
-    Returns (S,), (atoms, 3) and (S, 6) in float64, exactly zero where a label is absent.
+    normaliser: (terms,) what the sum of each term is divided by.
+    Returns term → (rows, components) in float64; terms of one component (rows,).
     """
-    slope = SLOPE[task.loss]
-    scale = coefficient_vector(task.coefficients, normaliser) / _nonzero(normaliser)
-    size = errors.atoms ** ENERGY_POWER[task.energy_weighting]
-    d_energy = scale[0] * errors.weights["energy"] * slope(errors.energy / size) / size
-    d_forces = scale[1] * errors.weights["forces"][:, None] * slope(errors.forces)
-    d_stress = scale[2] * errors.weights["stress"][:, None] * slope(errors.stress)
-    return d_energy, d_forces, d_stress
+    scale = term_scales(errors.values, normaliser, task.coefficients)
+    found = {}
+    for term, error in errors.values.items():
+        factor = errors.factor(term, task)
+        weight = scale[term] * errors.weights[term][:, None]
+        found[term] = weight * slope(task.loss, error * factor, task.delta(term)) * factor
+    return {term: _natural(term, values) for term, values in found.items()}
 
 
-def curvature_weights(
-    errors: Errors, task: TaskStage, normaliser: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Second derivatives of the weighted loss by energies, forces and stresses.
-
-    Returns (S,), (atoms, 3), (S, 6). For l1, which has none, those of the parabola that touches it
-    at the error: 1/|error|, bounded by the typical error.
-    """
-    scale = coefficient_vector(task.coefficients, normaliser) / _nonzero(normaliser)
-    size = errors.atoms ** ENERGY_POWER[task.energy_weighting]
-    energy, forces, stress = (
-        scale[k] * weight[:, None] * _curvature(task.loss, error)
-        for k, (error, weight) in enumerate(_rows(errors, task.energy_weighting).values())
-    )
-    return energy[:, 0] / (size * size), forces, stress
+def curvature_weights(errors: Errors, task: TaskStage, normaliser: Tensor) -> dict[str, Tensor]:
+    """Second derivatives of the weighted loss by the prediction, in the form of `cotangents`."""
+    scale = term_scales(errors.values, normaliser, task.coefficients)
+    found = {}
+    for term, error in errors.values.items():
+        factor = errors.factor(term, task)
+        weight = scale[term] * errors.weights[term][:, None]
+        found[term] = weight * curvature(task.loss, error * factor, task.delta(term)) * factor**2
+    return {term: _natural(term, values) for term, values in found.items()}
 
 
-def _curvature(kind: str, error: Tensor) -> Tensor:
-    if kind == "mse":
-        return torch.full_like(error, 2.0)
-    size = error.abs()
-    return 1 / size.clamp_min(float(size.mean().clamp_min(1e-12)))
+def _natural(term: str, values: Tensor) -> Tensor:
+    return values[:, 0] if TERMS[term].components == 1 else values

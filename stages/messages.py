@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from stages.plan import WITH_RATE, DataFile, ModelPlan, Plan, Stage
@@ -59,17 +60,23 @@ def table(*rows: Iterable[str]) -> str:
     )
 
 
+def describe_head(head: dict[str, Any]) -> str:
+    """Kind and readout of a head (HeadSpec as plain data)."""
+    widths = " × ".join(map(str, head["hidden"]))
+    readout = f"neural network {widths}, {head['activation']}" if widths else "linear"
+    shared = [name for name in head["shared"] if name]
+    return f"{head['kind']}, {readout}{', shares ' + ', '.join(shared) if shared else ''}"
+
+
 def describe_model(content: dict[str, Any]) -> str:
     """What is inside a model file (mtp.model_file.describe), for the terminal."""
     spec, basis = content["spec"], content["basis"]
-    widths = " × ".join(map(str, spec["hidden"]))
     costs = "/".join(str(spec[f"moment_{name}_cost"]) for name in ("init", "mu", "nu"))
     rows = [
         ("elements", " ".join(content["elements"])),
         ("basis", f"level {spec['levmax']}, costs {costs} (init/μ/ν), {_counts(basis)}"),
         ("distances", f"{spec['min_dist']:.4g} to {spec['cutoff']:g} Å"),
-        ("readout", f"neural network {widths}" if widths else "linear"),
-        ("heads", ", ".join(spec["heads"])),
+        *(("head", f"{head['name']}: {describe_head(head)}") for head in spec["heads"]),
         ("file", f"format {content['format']}, {content['program']} {content['version']}"),
         *_provenance_rows(content["provenance"]),
     ]
@@ -105,12 +112,14 @@ def _model_line(model: ModelPlan) -> str:
     costs = (model.moment_init_cost, model.moment_mu_cost, model.moment_nu_cost)
     basis = moment_table(MomentSpec(model.levmax, *costs))
     size = f"radial functions {basis.n_radial} × {model.n_q} polynomials"
-    widths = " × ".join(map(str, model.nn_dim_list))
-    readout = f"neural network readout {widths}" if widths else "linear readout"
-    return (
-        f"model: rc {model.rc:g} Å, level {model.levmax}, costs {'/'.join(map(str, costs))} "
-        f"(init/μ/ν), {readout}; invariants {len(basis.scalars)}, moment "
-        f"components {len(basis.basic)}, {size}"
+    heads = [f"head {head.name}: {describe_head(asdict(head))}" for head in model.heads]
+    return "\n".join(
+        [
+            f"model: rc {model.rc:g} Å, level {model.levmax}, costs {'/'.join(map(str, costs))} "
+            f"(init/μ/ν); invariants {len(basis.scalars)}, moment components "
+            f"{len(basis.basic)}, {size}",
+            *heads,
+        ]
     )
 
 
@@ -123,7 +132,10 @@ def _stage_row(stage: Stage, task: str) -> list[str]:
     wanted = stage.tasks[task]
     weights = wanted.coefficients
     coefficients = (
-        [f"{value:g}" for value in (weights.energy, weights.forces, weights.stress)]
+        [
+            f"{weights[term]:g}" if term in weights else "–"
+            for term in ("energy", "forces", "stress")
+        ]
         if weights
         else ["from log"] * 3
     )

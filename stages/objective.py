@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mtp.terms import TERMS
 from stages.loss import Errors, Sums, cotangents, weighted_loss
-from stages.optimisers.curvature import Preconditioner
+from stages.optimisers.curvature import Preconditioner, flat_gradient
 from stages.plan import Stage, TaskStage
 from stages.tasks import Draw, TaskData, chunks
 
@@ -29,10 +30,15 @@ class NotFinite(FloatingPointError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss where the parameters stand, and the sums it comes from, task → Sums."""
+    """The loss where the parameters stand.
+
+    sums: what it comes from, task → Sums.  norms: task → norm of its part of the gradient, where
+    there are several tasks and a gradient was asked for.
+    """
 
     value: float
     sums: dict[str, Sums]
+    norms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Objective:
             yield draw, self.data[draw.task].train.batch(draw.indices)
 
     def normaliser(self, task: str, errors: Errors) -> Tensor:
-        """(3,) what the sums of a task's residuals over all draws are divided by."""
+        """(terms,) what the sums of a task's residuals over all draws are divided by."""
         data = self.data[task]
         return data.normaliser(errors.counts if len(self.draws) == 1 else data.counts)
 
@@ -64,19 +70,21 @@ class Objective:
 
     def value(self, with_gradient: bool = False) -> Evaluation:
         """Evaluate the loss, and on request add its gradient to every parameter's ``.grad``."""
-        value, sums = 0.0, {}
+        value, sums, norms = 0.0, {}, _Norms(self)
         for draw, batch in self.batches():
             task = self.stage.tasks[draw.task]
             errors = Errors.of(self.potential.predict(batch, draw.task), batch)
-            normaliser = self.normaliser(draw.task, errors).to(errors.energy.device)
+            normaliser = self.normaliser(draw.task, errors).to(errors.atoms.device)
             share = self.shares[draw.task]
             part = Sums.of(errors, task)
-            value += share * float(weighted_loss(part.minimised, normaliser, task.coefficients))
+            value += share * float(weighted_loss(part, normaliser, task.coefficients))
             add(sums, draw.task, part)
             if with_gradient:
-                slopes = [share * slope for slope in cotangents(errors, task, normaliser)]
-                self.potential.backward(batch, draw.task, *slopes)
-        return Evaluation(value, sums)
+                slopes = cotangents(errors, task, normaliser)
+                slopes = {term: share * slope for term, slope in slopes.items()}
+                self.potential.backward(batch, draw.task, slopes)
+                norms.add(draw.task)
+        return Evaluation(value, sums, norms.found())
 
     def preconditioner(
         self, parameters: list[Parameter], seed: int, damping: float
@@ -95,6 +103,26 @@ class Objective:
         for draw in self.draws:
             data = self.data[draw.task]
             yield worst_frame(self.potential, draw.task, data.train, draw.indices)
+
+
+class _Norms:
+    """Norms of the parts of a gradient that single tasks add, where there are several tasks."""
+
+    def __init__(self, objective: Objective) -> None:
+        several = len(objective.stage.active()) > 1
+        self.parameters = [p for p in objective.potential.parameters() if several]
+        self.parts: dict[str, Tensor] = {}
+        self.before: Tensor | float = 0.0
+
+    def add(self, task: str) -> None:
+        """What was added to .grad since the last call belongs to the task."""
+        if self.parameters:
+            now = flat_gradient(self.parameters)
+            self.parts[task] = self.parts.get(task, 0.0) + (now - self.before)
+            self.before = now
+
+    def found(self) -> dict[str, float]:
+        return {task: float(part.norm()) for task, part in self.parts.items()}
 
 
 def add(sums: dict[str, Sums], task: str, part: Sums) -> None:
@@ -120,8 +148,11 @@ def worst_frame(
     """Squared errors of the worst of some frames, infinite if they are no number, and its name."""
     batch = geometry.batch(indices)
     errors = Errors.of(potential.predict(batch, head), batch)
-    size = errors.energy.square() + errors.stress.square().sum(1)
-    size = size.index_add(0, batch.structure, errors.forces.square().sum(1))
+    size = torch.zeros_like(errors.atoms)
+    for term, values in errors.values.items():
+        squares = values.square().sum(1)
+        per_atom = TERMS[term].rows == "atom"
+        size = size.index_add(0, batch.structure, squares) if per_atom else size + squares
     size = torch.nan_to_num(size, nan=math.inf, posinf=math.inf)
     worst = int(size.argmax())
     return float(size[worst]), geometry.structures[indices[worst]].where

@@ -9,20 +9,29 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-TERMS = ("energy", "forces", "stress")
 GROUPS = ("descriptor", "readout", "shifts")
-"""Parameter groups that a stage can move."""
+"""Parameter groups that a stage moves unless told."""
 WITH_RATE = ("adam",)
 """Optimisers that obey learning rate and schedule and take minibatches."""
 
+Coefficients = dict[str, float]
+"""Term (mtp/terms.py) → its coefficient in a loss; an absent term has 0."""
 
-@dataclass(frozen=True)
-class Coefficients:
-    """Loss coefficients of the three terms."""
+HUBER_DELTA: Coefficients = {
+    "energy": 0.01,
+    "forces": 0.1,
+    "stress": 0.001,
+    "dipole": 0.01,
+    "atomic_dipole": 0.01,
+    "polarizability": 0.01,
+    "atomic_polarizability": 0.01,
+}
+"""Where huber goes over from squared to absolute, in the unit of the logged error of each term."""
 
-    energy: float
-    forces: float
-    stress: float
+
+def coefficients(energy: float, forces: float, stress: float) -> Coefficients:
+    """Coefficients of an energy task."""
+    return {"energy": energy, "forces": forces, "stress": stress}
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,38 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Prefactors:
+    """A coefficient that follows the learning rate: start · lr/lr0 + limit · (1 − lr/lr0).
+
+    lr0 is the stage's (or the task's) learning rate; the ratio is 1 during warm-up. Source:
+    DeePMD-kit's energy loss.
+    """
+
+    start: float
+    limit: float
+
+    def at(self, ratio: float) -> float:
+        """The coefficient for lr/lr0 = ratio."""
+        return self.start * ratio + self.limit * (1.0 - ratio)
+
+
+@dataclass(frozen=True)
 class TaskStage:
     """What one task (head) asks of one stage."""
 
-    loss: Literal["mse", "l1"]
+    loss: Literal["mse", "l1", "huber"]
     coefficients: Coefficients | None  # None: set by calibration from the previous stage's log
     energy_weighting: Literal["per_atom_squared", "per_atom", "total"] = "per_atom_squared"
-    weight: float | None = None  # share of steps; None: the task's own number of batches
+    weight: float | None = None  # share of steps; None: the task's own number of batches; 0: idle
+    lr: float | None = None  # None: the stage's
+    prefactors: dict[str, Prefactors] | None = None  # in place of coefficients, which they set
+    virial: bool = False  # the stress term is that of the virial, eV, weighted as energies are
+    huber_delta: Coefficients | None = None
+    epochs: float | None = None  # in place of weight: passes through its own frames in this stage
+
+    def delta(self, term: str) -> float:
+        """Where huber goes over from squared to absolute."""
+        return (self.huber_delta or {}).get(term, HUBER_DELTA[term])
 
 
 @dataclass(frozen=True)
@@ -56,11 +90,16 @@ class Stage:
     schedule: Schedule
     trainable: tuple[str, ...]
     tasks: dict[str, TaskStage]
-    calibration_target: Coefficients | None = None  # shares; set only on the calibration stage
+    calibration_target: dict[str, Coefficients] | None = None  # task → shares; only on calibration
+    task_target: Coefficients | None = None  # task → share of the loss; only on calibration
     weight_decay: float = 0.0
     gradient_clip: float | None = None  # global norm
     ema: float | None = None  # decay of the weights' moving average
     ridge: float = 1e-10  # lstsq: relative to the largest eigenvalue of the normal matrix
+
+    def active(self) -> dict[str, TaskStage]:
+        """The tasks that take part."""
+        return {name: task for name, task in self.tasks.items() if task.weight != 0}
 
 
 @dataclass(frozen=True)
@@ -90,11 +129,48 @@ class DataPlan:
     max_forces: float = 1e38  # eV/Å, norm of one atom's force
     e0: str | dict[str, float] = "lstsq"  # "lstsq", "isolated", or {"Si": -0.8, …} in eV
     drop_duplicates: bool = True
+    dipole_key: str | None = None
+    polarizability_key: str | None = None
+    atomic_dipole_key: str | None = None
+    atomic_polarizability_key: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """A head of the potential, and where it comes from.
+
+    The fields up to ``embedded`` are those of mtp.potential.HeadSpec.
+    source: the head of the loaded model it starts from; "RANDOM" (or nothing to load): anew.
+    adjust: whether its species shifts are fitted to what the loaded head leaves over.
+    """
+
+    name: str = "default"
+    kind: Literal["energy", "dipole", "polarizability"] = "energy"
+    hidden: tuple[int, ...] = ()
+    activation: str = "tanh"
+    timestep: bool = False
+    shared: tuple[str | None, ...] = ()
+    level: int | None = None
+    species: tuple[str, ...] = ()  # symbols
+    embedded: bool = False
+    source: str | None = None
+    adjust: bool = True
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """The type embedding (mtp.potential.EmbeddingSpec)."""
+
+    neuron: tuple[int, ...] = (8,)
+    timestep: bool = False
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The potential to start from scratch (docs/theory.md has the symbols)."""
+    """The potential to start from (docs/theory.md has the symbols).
+
+    With pretrained_model or reload_model the descriptor is that of the file.
+    """
 
     rc: float
     levmax: int
@@ -102,7 +178,8 @@ class ModelPlan:
     moment_init_cost: int
     moment_mu_cost: int
     moment_nu_cost: int
-    nn_dim_list: tuple[int, ...] = ()
+    heads: tuple[HeadPlan, ...] = (HeadPlan(),)
+    embedding: EmbeddingPlan | None = None
     pretrained_model: str | None = None
     reload_model: str | None = None
 
@@ -117,6 +194,7 @@ class RunPlan:
     memory: float = 4.0  # GiB for cached geometry
     batch_size: int = 128
     strict: bool = False  # warnings about the data are errors
+    task_draw: Literal["shares", "random"] = "shares"
 
 
 @dataclass(frozen=True)

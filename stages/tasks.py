@@ -6,6 +6,8 @@ to save: restarting at a step gives the batches an uninterrupted run would have 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.plan import TERMS, Stage
+from mtp.terms import PREDICTED, TERMS
+from stages.plan import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,28 +29,32 @@ if TYPE_CHECKING:
 class TaskData:
     """What one head is trained and validated on.
 
-    train, valid: structures with their pairs; ``valid`` may be empty.
-    counts, weights: (3,) labelled numbers of the training set, plain and weighted.
+    train, valid: structures with their pairs; ``valid`` may be empty.  terms: what the head
+    predicts.  counts, weights: (terms,) labelled numbers of the training set, plain and weighted.
     """
 
     train: Geometry
     valid: Geometry
+    terms: tuple[str, ...]
     counts: Tensor
     weights: Tensor
 
     @classmethod
-    def of(cls, train: Geometry, valid: Geometry) -> TaskData:
-        numbers = torch.tensor([_labelled_numbers(s) for s in train.structures]).reshape(-1, 3)
+    def of(
+        cls, train: Geometry, valid: Geometry, terms: tuple[str, ...] = PREDICTED["energy"]
+    ) -> TaskData:
+        numbers = [_labelled_numbers(s, terms) for s in train.structures]
+        numbers = torch.tensor(numbers, dtype=torch.float64).reshape(-1, len(terms))
         weight = torch.tensor([s.weight for s in train.structures], dtype=torch.float64)
-        return cls(train, valid, numbers.sum(0).double(), weight @ numbers.double())
+        return cls(train, valid, terms, numbers.sum(0), weight @ numbers)
 
     @property
     def labelled(self) -> dict[str, bool]:
         """Term → is there any label with a weight."""
-        return {term: bool(self.weights[i] > 0) for i, term in enumerate(TERMS)}
+        return {term: bool(self.weights[i] > 0) for i, term in enumerate(self.terms)}
 
     def normaliser(self, counts: Tensor) -> Tensor:
-        """(3,) what sums over a batch with ``counts`` labelled numbers are divided by.
+        """(terms,) what sums over a batch with ``counts`` labelled numbers are divided by.
 
         The mean weight is that of the whole training set, so that a structure's weight counts also
         against the structures of other batches.
@@ -64,10 +71,12 @@ class Draw:
     indices: np.ndarray
 
 
-def _labelled_numbers(frame: Structure) -> tuple[int, int, int]:
+def _labelled_numbers(frame: Structure, terms: tuple[str, ...]) -> list[int]:
     """How many numbers of each term a frame carries."""
-    stress = frame.stress is not None and bool(frame.pbc.all())
-    return int(frame.energy is not None), 3 * len(frame) * (frame.forces is not None), 6 * stress
+    return [
+        0 if frame.label(term) is None else math.prod(TERMS[term].shape(len(frame)))
+        for term in terms
+    ]
 
 
 def chunks(frames: int, size: int) -> Iterator[np.ndarray]:
@@ -87,40 +96,40 @@ def deal(total: int, weights: dict[str, float]) -> dict[str, int]:
     return steps
 
 
-@dataclass(frozen=True)
 class Sampler:
     """The order of batches of one stage.
 
-    frames: task → frames of its training set.  shares: task → weight (`shares`).
+    frames: task → frames of its training set.  random: every step draws its task by the shares
+    instead of being dealt one.
     """
 
-    frames: dict[str, int]
-    shares: dict[str, float]
-    batch_size: int
-    seed: int
-    stage: int
+    def __init__(
+        self,
+        stage: Stage,
+        frames: dict[str, int],
+        batch_size: int,
+        seed: int,
+        index: int,
+        random: bool = False,
+    ) -> None:
+        """index: position of the stage in the plan."""
+        self.frames, self.batch_size, self.random = frames, batch_size, random
+        self.key = (seed, index)
+        self.shares = shares(stage, {task: self.batches(task) for task in stage.tasks})
+        self.steps = steps(stage, {task: self.batches(task) for task in self.shares})
+        self._done: list[dict[str, int]] = [dict.fromkeys(self.shares, 0)]  # before each epoch
 
     def batches(self, task: str) -> int:
         """Batches of one pass through the task's frames; the last one may be smaller."""
         return -(-self.frames[task] // self.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch: the batches of one pass of every task."""
-        return sum(self.batches(task) for task in self.shares)
 
     def epoch(self, epoch: int) -> list[Draw]:
         """The batches of an epoch (from 1) in order.
 
         Each task goes on where its previous epoch ended, through a new shuffle at every pass.
         """
-        dealt = deal(self.steps, self.shares)
-        order = np.repeat(np.arange(len(dealt)), list(dealt.values()))
-        self._generator(epoch, 0).shuffle(order)
-        position = {task: (epoch - 1) * steps for task, steps in dealt.items()}
-        draws = []
-        for which in order:
-            task = list(dealt)[which]
+        position, draws = dict(self._before(epoch)), []
+        for task in self._tasks(epoch):
             draws.append(Draw(task, self._batch(task, position[task])))
             position[task] += 1
         return draws
@@ -133,6 +142,25 @@ class Sampler:
             for indices in chunks(self.frames[task], self.batch_size)
         ]
 
+    def _tasks(self, epoch: int) -> list[str]:
+        """The task of every step of an epoch."""
+        names, generator = list(self.shares), self._generator(epoch, 0)
+        if self.random:
+            weights = np.array(list(self.shares.values()))
+            order = generator.choice(len(names), size=self.steps, p=weights / weights.sum())
+        else:
+            dealt = deal(self.steps, self.shares)
+            order = np.repeat(np.arange(len(dealt)), list(dealt.values()))
+            generator.shuffle(order)
+        return [names[which] for which in order]
+
+    def _before(self, epoch: int) -> dict[str, int]:
+        """How often each task was drawn in the epochs before."""
+        while len(self._done) < epoch:
+            drawn = Counter(self._tasks(len(self._done)))
+            self._done.append({task: n + drawn[task] for task, n in self._done[-1].items()})
+        return self._done[epoch - 1]
+
     def _batch(self, task: str, position: int) -> np.ndarray:
         passes, batch = divmod(position, self.batches(task))
         which = 1 + list(self.shares).index(task)
@@ -140,13 +168,24 @@ class Sampler:
         return order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.stage, *key])
+        return np.random.default_rng([*self.key, *key])
 
 
-def shares(stage: Stage, frames: dict[str, int], batch_size: int) -> dict[str, float]:
-    """Task → weight of the tasks active in a stage; unset, a task's own number of batches."""
-    weights = {
-        name: -(-frames[name] // batch_size) if task.weight is None else task.weight
-        for name, task in stage.tasks.items()
+def shares(stage: Stage, batches: dict[str, int]) -> dict[str, float]:
+    """Task → weight of the tasks active in a stage.
+
+    Unset, a task's number of batches, times its own epochs where they are given.
+    """
+    return {
+        name: float(batches[name] * (task.epochs or 1) if task.weight is None else task.weight)
+        for name, task in stage.active().items()
     }
-    return {name: float(weight) for name, weight in weights.items() if weight}
+
+
+def steps(stage: Stage, batches: dict[str, int]) -> int:
+    """Steps of an epoch: the batches of one pass of every task, or what its own epochs come to."""
+    whole = sum(
+        n * (1 if (own := stage.tasks[task].epochs) is None else own / stage.epochs)
+        for task, n in batches.items()
+    )
+    return max(1, round(whole))

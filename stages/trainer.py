@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
@@ -16,8 +16,8 @@ from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, wo
 from stages.optimisers.adam import OPTIMISERS, Average
 from stages.plan import Stage
 from stages.run.checkpoint import Position
-from stages.schedule import learning_rate
-from stages.tasks import Draw, Sampler, TaskData, chunks, shares
+from stages.schedule import decay, learning_rate, with_prefactors
+from stages.tasks import Draw, Sampler, TaskData, chunks
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -48,6 +48,7 @@ class Setting:
     data: dict[str, TaskData]
     batch_size: int
     seed: int
+    random: bool = False  # tasks are drawn at random at every step
 
 
 def run_stage(
@@ -75,11 +76,13 @@ class _StageRun:
     """The moving parts of a stage: optimiser, average, sampler and where they stand."""
 
     def __init__(self, setting: Setting, stage: Stage, index: int, start: Position) -> None:
-        self.setting, self.stage, self.index = setting, stage, index
+        self.setting, self.stage, self.index = setting, with_prefactors(stage, 1.0), index
         groups = move_only(setting.potential, stage)
         frames = {task: len(data.train) for task, data in setting.data.items()}
-        self.shares = shares(stage, frames, setting.batch_size)
-        self.sampler = Sampler(frames, self.shares, setting.batch_size, setting.seed, index)
+        self.sampler = Sampler(
+            stage, frames, setting.batch_size, setting.seed, index, setting.random
+        )
+        self.shares = self.sampler.shares
         self.optimiser = OPTIMISERS[stage.optimizer](groups, stage)
         self.average = Average([p for group in groups.values() for p in group], stage.ema)
         if start.optimiser is not None:
@@ -94,51 +97,70 @@ class _StageRun:
         """One epoch (0: evaluation only) and its log line."""
         resumed = self.start if self.start.epoch == epoch - 1 else Position()
         begun = time.perf_counter() - resumed.seconds
+        effort: dict[str, list[float]] = {}
         if epoch == 0:
-            train, lr = self._evaluate("train"), self._rate(1, 0, 1)
+            train, lr = self._evaluate("train"), learning_rate(self.stage, 1, 0, 1)
         else:
-            train, lr = self._steps(epoch, resumed, begun, recorder)
+            train, lr, effort = self._steps(epoch, resumed, begun, recorder)
         with self.average.applied():
             valid = self._evaluate("valid")
             self._check(train, valid)
             line = self._line(epoch, lr, train, valid, time.perf_counter() - begun)
+            if len(self.shares) > 1 and effort:
+                line["share"] = _portions(effort)
             recorder.epoch(line, self._loss(valid if valid else train))
         recorder.save(lambda: self._position(epoch))
         return line
 
     def _steps(
         self, epoch: int, resumed: Position, begun: float, recorder: Recorder
-    ) -> tuple[dict[str, Sums], float]:
-        """The steps of an epoch that are left; returns the sums of all and the last rate."""
-        objectives = self._objectives(epoch)
+    ) -> tuple[dict[str, Sums], float, dict[str, list[float]]]:
+        """The steps of an epoch that are left.
+
+        Returns the sums of all, the last rate, and task → steps and sum of gradient norms.
+        """
+        draws = self._draws(epoch)
         sums, lr = dict(resumed.sums), 0.0
-        for step in range(resumed.step, len(objectives)):
-            lr = self._rate(epoch, step, len(objectives))
-            evaluation: Evaluation = self.optimiser.step(objectives[step], lr)
+        effort = {task: list(values) for task, values in resumed.effort.items()}
+        for step in range(resumed.step, len(draws)):
+            lr = learning_rate(self.stage, epoch, step, len(draws))
+            self.stage = with_prefactors(self.stage, decay(self.stage, epoch, step, len(draws)))
+            objective, rate = self._objective_of(draws[step]), self._rate(draws[step], lr)
+            evaluation: Evaluation = self.optimiser.step(objective, rate)
             self.average.update()
             for task, part in evaluation.sums.items():
                 add(sums, task, part)
-            if step + 1 < len(objectives):
-                here = (epoch - 1, step + 1, dict(sums))
+            for task, norm in evaluation.norms.items():
+                done, total = effort.get(task, (0, 0.0))
+                effort[task] = [done + 1, total + norm]
+            if step + 1 < len(draws):
+                here = (epoch - 1, step + 1, dict(sums), {t: list(e) for t, e in effort.items()})
                 recorder.step(lambda: self._position(*here, time.perf_counter() - begun))  # noqa: B023
-        return sums, lr
+        return sums, lr, effort
 
-    def _objectives(self, epoch: int) -> list[Objective]:
-        if self.optimiser.full_batch:
-            return [self.everything]
-        return [self._objective([draw], {draw.task: 1.0}) for draw in self.sampler.epoch(epoch)]
+    def _draws(self, epoch: int) -> list[Draw | None]:
+        """The batches of an epoch; None: all frames of all tasks."""
+        return [None] if self.optimiser.full_batch else self.sampler.epoch(epoch)
+
+    def _objective_of(self, draw: Draw | None) -> Objective:
+        if draw is None:
+            return replace(self.everything, stage=self.stage)
+        return self._objective([draw], {draw.task: 1.0})
 
     def _objective(self, draws: list[Draw], portions: dict[str, float]) -> Objective:
         return Objective(self.setting.potential, self.stage, self.setting.data, draws, portions)
 
-    def _rate(self, epoch: int, step: int, steps: int) -> float:
-        return learning_rate(self.stage, epoch, step, steps)
+    def _rate(self, draw: Draw | None, lr: float) -> float:
+        """The learning rate of a step: that of its task, where it has one, on the same curve."""
+        own = None if draw is None else self.stage.tasks[draw.task].lr
+        return lr if own is None else lr * own / self.stage.lr
 
     def _position(
         self,
         epoch: int,
         step: int = 0,
         sums: dict[str, Sums] | None = None,
+        effort: dict[str, list[float]] | None = None,
         seconds: float = 0.0,
     ) -> Position:
         return Position(
@@ -146,6 +168,7 @@ class _StageRun:
             epoch,
             step,
             sums or {},
+            effort or {},
             seconds,
             self.optimiser.state_dict(),
             self.average.state_dict(),
@@ -182,9 +205,10 @@ class _StageRun:
                 raise NotFinite(f"the {name} loss is not finite; worst frame {where}")
 
     def _loss(self, sums: dict[str, Sums]) -> float:
-        """The loss of the stage over all tasks."""
+        """The loss of the stage over all tasks, the same function in all its epochs."""
         whole = sum(self.shares[task] for task in sums)
-        losses = {t: s.loss(self.stage.tasks[t].coefficients) for t, s in sums.items()}
+        last = with_prefactors(self.stage, 0.0)
+        losses = {t: s.loss(last.tasks[t].coefficients) for t, s in sums.items()}
         return sum(self.shares[task] / whole * loss for task, loss in losses.items())
 
     def _line(
@@ -195,7 +219,7 @@ class _StageRun:
         valid: dict[str, Sums],
         seconds: float,
     ) -> dict[str, Any]:
-        coefficients = {t: asdict(self.stage.tasks[t].coefficients) for t in self.shares}
+        coefficients = {t: dict(self.stage.tasks[t].coefficients) for t in self.shares}
         only = next(iter(coefficients.values()))
         return {
             "stage": self.index + 1,
@@ -209,16 +233,36 @@ class _StageRun:
         }
 
     def _terms(self, task: str, sums: Sums) -> dict[str, float]:
-        return sums.terms() | {"loss": sums.loss(self.stage.tasks[task].coefficients)}
+        return sums.means() | {"loss": sums.loss(self.stage.tasks[task].coefficients)}
 
 
 def move_only(potential: Potential, stage: Stage) -> dict[str, list[Parameter]]:
-    """The groups a stage moves; the parameters of the others are frozen."""
-    groups = potential.groups()
-    for name, parameters in groups.items():
-        for parameter in parameters:
-            parameter.requires_grad_(name in stage.trainable)
-    return {name: groups[name] for name in stage.trainable if groups[name]}
+    """The groups a stage moves; the parameters of the others are frozen.
+
+    Returns name → parameters, each parameter once; species shifts are the group "shifts".
+    """
+    active = set(stage.active())
+    groups: dict[str, list[Parameter]] = {}
+    for parameter in potential.parameters():
+        parameter.requires_grad_(False)
+    for (head, name), parameters in potential.groups().items():
+        wanted = {name, head, f"{head}.{name}"} & set(stage.trainable)
+        if wanted and (head is None or head in active):
+            for parameter in parameters:
+                if not parameter.requires_grad:  # a shared layer stands in several heads
+                    parameter.requires_grad_(True)
+                    groups.setdefault(name, []).append(parameter)
+    return groups
+
+
+def _portions(effort: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Task → its share of the steps and of the sum of gradient norms."""
+    steps = sum(done for done, _ in effort.values())
+    norms = sum(norm for _, norm in effort.values()) or 1.0
+    return {
+        task: {"steps": done / steps, "gradient": norm / norms}
+        for task, (done, norm) in effort.items()
+    }
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from mtp.potential import Potential, PotentialSpec
+from mtp.potential import HeadSpec, Potential, PotentialSpec
 
 SMALL = (8, 2, 1, 1)
 """levmax and costs (init, mu, nu) of the small model."""
@@ -22,9 +22,15 @@ def random_potential(
     n_q: int = 5,
     hidden: tuple[int, ...] = (),
     seed: int = 0,
+    heads: tuple[HeadSpec, ...] = (),
+    **network,
 ) -> Potential:
-    """A potential with random coefficients and normalisations of a usual size."""
-    spec = PotentialSpec(species, cutoff, min_dist, n_q, *level, hidden=hidden)
+    """A potential with random coefficients and normalisations of a usual size.
+
+    network: more of HeadSpec. heads: instead of the one that hidden and network describe.
+    """
+    heads = heads or (HeadSpec(hidden=hidden, **network),)
+    spec = PotentialSpec(species, cutoff, min_dist, n_q, *level, heads=heads)
     potential = Potential(spec)
     rng = np.random.default_rng(seed)
     with torch.no_grad():

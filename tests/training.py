@@ -10,10 +10,9 @@ import torch
 
 from mtp.data import write
 from mtp.geometry import Geometry
-from mtp.potential import Potential, PotentialSpec
+from mtp.potential import HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from stages.plan import (
-    Coefficients,
     DataFile,
     DataPlan,
     ModelPlan,
@@ -22,6 +21,7 @@ from stages.plan import (
     Schedule,
     Stage,
     TaskStage,
+    coefficients,
 )
 from stages.tasks import TaskData
 
@@ -63,7 +63,12 @@ def potential(hidden: tuple[int, ...] = (), heads: tuple[str, ...] = ("default",
     """A level 4 potential with random parameters."""
     model = Potential(
         PotentialSpec(
-            species=SPECIES, cutoff=4.0, min_dist=1.0, n_q=3, levmax=6, hidden=hidden, heads=heads
+            species=SPECIES,
+            cutoff=4.0,
+            min_dist=1.0,
+            n_q=3,
+            levmax=6,
+            heads=tuple(HeadSpec(name, hidden=hidden) for name in heads),
         )
     )
     generator = torch.Generator().manual_seed(0)
@@ -72,6 +77,14 @@ def potential(hidden: tuple[int, ...] = (), heads: tuple[str, ...] = ("default",
             size = 0.02 if parameter.dim() == 4 else 0.3
             parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def groups(model: Potential, *names: str) -> dict[str, list[torch.nn.Parameter]]:
+    """The parameters of all heads by group; all groups unless named."""
+    found: dict[str, list[torch.nn.Parameter]] = {}
+    for (_, name), parameters in model.groups().items():
+        found.setdefault(name, []).extend(parameters)
+    return {name: found[name] for name in names or found}
 
 
 def geometry(frames: list[Structure]) -> Geometry:
@@ -84,7 +97,7 @@ def task_data(train: list[Structure], valid: list[Structure]) -> TaskData:
 
 def task(**changes) -> TaskStage:
     """Loss of a task: mse with coefficients 1, 0.1, 10 unless changed."""
-    return TaskStage(**{"loss": "mse", "coefficients": Coefficients(1.0, 0.1, 10.0)} | changes)
+    return TaskStage(**{"loss": "mse", "coefficients": coefficients(1.0, 0.1, 10.0)} | changes)
 
 
 def stage(loss: TaskStage | dict[str, TaskStage] | None = None, **changes) -> Stage:

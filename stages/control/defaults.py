@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stages.plan import GROUPS, Coefficients, Schedule, Stage, TaskStage
+from stages.plan import GROUPS, Coefficients, Schedule, Stage, TaskStage, coefficients
 
 TASK = "default"
 """Name of the only task (head) of a single-task run."""
@@ -29,7 +29,7 @@ def stage(
     name: str,
     epochs: int,
     lr: float,
-    coefficients: Coefficients | None,
+    weights: Coefficients | None,
     loss: str = "mse",
     optimizer: str = "adam",
     trainable: tuple[str, ...] = GROUPS,
@@ -37,7 +37,7 @@ def stage(
 ) -> Stage:
     """A stage of a single-task run; its schedule's step is that of `scheduler_step_size`."""
     schedule = Schedule(kind, step_size(epochs))
-    tasks = {TASK: TaskStage(loss, coefficients)}
+    tasks = {TASK: TaskStage(loss, weights)}
     return Stage(name, epochs, lr, optimizer, schedule, trainable, tasks)
 
 
@@ -55,9 +55,9 @@ def default_stages() -> tuple[Stage, ...]:
     """
     calibration = stage("calibration", CALIBRATION_EPOCHS, CALIBRATION_LR, None, optimizer="lbfgs")
     return (
-        stage("stage1", 80, 0.1, Coefficients(1.0, 1.0, 1.0), optimizer="lbfgs"),
-        stage("stage2", 160, 0.01, Coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
-        replace(calibration, calibration_target=Coefficients(1 / 6, 2 / 3, 1 / 6)),
+        stage("stage1", 80, 0.1, coefficients(1.0, 1.0, 1.0), optimizer="lbfgs"),
+        stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
+        replace(calibration, calibration_target={TASK: coefficients(1 / 6, 2 / 3, 1 / 6)}),
     )
 
 

@@ -11,7 +11,7 @@ from stages.control.defaults import TASK
 from stages.control.reader import Reading, beside
 from stages.control.schema import DataConfig, FileEntry
 from stages.control.sequence import stage_sequence
-from stages.plan import DataFile, DataPlan, ModelPlan, Plan, RunPlan
+from stages.plan import DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
 
 
 def resolve(
@@ -50,7 +50,7 @@ def _model(reading: Reading) -> ModelPlan:
         moment_init_cost=section.moment_init_cost,
         moment_mu_cost=section.moment_mu_cost,
         moment_nu_cost=section.moment_nu_cost,
-        nn_dim_list=tuple(section.nn_dim_list),
+        heads=(HeadPlan(TASK, hidden=tuple(section.nn_dim_list)),),
         pretrained_model=section.pretrained_model or None,
         reload_model=str(beside(reading.path, reload)) if reload else None,
     )

@@ -17,7 +17,7 @@ from stages.control.defaults import (
     step_size,
 )
 from stages.control.schema import ControlFile, MultistageConfig, StageOptions, Target
-from stages.plan import Coefficients, Schedule, Stage
+from stages.plan import Schedule, Stage, coefficients
 
 UNUSED = {"weight_decay": 0.0, "gradient_clip": None, "ema": None}
 """Options of adam where another optimiser replaces it."""
@@ -82,7 +82,7 @@ def _listed_stages(section: MultistageConfig) -> list[Stage]:
     """One Stage per entry of the lists, then calibration; after this no parallel lists exist."""
     lists = LISTS | given_lists(section)
     stages = [
-        stage(f"stage{i}", epochs, lr, Coefficients(energy, forces, stress), loss)
+        stage(f"stage{i}", epochs, lr, coefficients(energy, forces, stress), loss)
         for i, (lr, epochs, energy, forces, stress, loss) in enumerate(
             zip(*(lists[name] for name in LISTS), strict=True), start=1
         )
@@ -125,8 +125,8 @@ def _with_target(calibration: Stage, target: Target | None) -> Stage:
     if target is None and calibration.calibration_target is not None:
         return calibration
     ratio = Target() if target is None else target
-    shares = Coefficients(ratio.energy, ratio.forces, ratio.stress)
-    return replace(calibration, calibration_target=shares)
+    shares = coefficients(ratio.energy, ratio.forces, ratio.stress)
+    return replace(calibration, calibration_target={TASK: shares})
 
 
 def _epoch_weights(stages: Sequence[Stage], count: int) -> Sequence[float]:

@@ -93,15 +93,15 @@ def _gradients(
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
         batch = data.train.batch(draw.indices)
         errors = Errors.of(objective.potential.predict(batch, draw.task), batch)
-        normaliser = data.normaliser(data.counts).to(errors.energy.device)
+        normaliser = data.normaliser(data.counts).to(errors.atoms.device)
         squares = curvature_weights(errors, task, normaliser)
-        slopes = [
-            (objective.shares[draw.task] * w).sqrt()
+        slopes = {
+            term: (objective.shares[draw.task] * w).sqrt()
             * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w.device)
-            for w in squares
-        ]
+            for term, w in squares.items()
+        }
         objective.potential.zero_grad(set_to_none=True)
-        objective.potential.backward(batch, draw.task, *slopes)
+        objective.potential.backward(batch, draw.task, slopes)
         yield flat_gradient(parameters), weight
 
 

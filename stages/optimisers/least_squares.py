@@ -7,13 +7,14 @@ summed over blocks of frames in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from stages.loss import ENERGY_POWER, Errors, coefficient_vector
+from stages.loss import Errors, term_scales
 from stages.objective import Evaluation, Objective
 from stages.plan import Stage
 
@@ -79,40 +80,39 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
 
 
 def _weighted_rows(
-    objective: Objective, task: str, normaliser: Tensor, errors: Errors, columns: tuple
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+    objective: Objective,
+    task: str,
+    normaliser: Tensor,
+    errors: Errors,
+    columns: dict[str, Tensor],
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows (rows, n), errors (rows,) and weights (rows,) of each term with a coefficient."""
     plan = objective.stage.tasks[task]
-    size = errors.atoms ** ENERGY_POWER[plan.energy_weighting]
-    normaliser = torch.where(normaliser > 0, normaliser, 1.0).to(size.device)
-    scale = coefficient_vector(plan.coefficients, size) / normaliser
-    energy, forces, stress = (block.double() for block in columns)
-    terms = (
-        (energy / size[:, None], errors.energy / size, errors.weights["energy"]),
-        (forces.flatten(0, 1), errors.forces.flatten(), _repeat(errors.weights["forces"], 3)),
-        (stress.flatten(0, 1), errors.stress.flatten(), _repeat(errors.weights["stress"], 6)),
-    )
-    return [
-        (rows[w > 0], error[w > 0], c * w[w > 0])
-        for (rows, error, w), c in zip(terms, scale, strict=True)
-        if c > 0
-    ]
+    scale = term_scales(errors.values, normaliser.to(errors.atoms.device), plan.coefficients)
+    for term, error in errors.values.items():
+        if float(scale[term]) == 0:
+            continue
+        factor = errors.factor(term, plan)
+        rows = columns[term].double().reshape(*error.shape, -1) * factor[..., None]
+        weight = errors.weights[term].repeat_interleave(error.shape[1])
+        there = weight > 0
+        yield (
+            rows.flatten(0, 1)[there],
+            (error * factor).flatten()[there],
+            scale[term] * weight[there],
+        )
 
 
-def _repeat(weight: Tensor, times: int) -> Tensor:
-    return weight.repeat_interleave(times)
-
-
-def _with_shifts(columns: tuple, batch: Any, species: int) -> tuple[Tensor, Tensor, Tensor]:
+def _with_shifts(columns: dict[str, Tensor], batch: Any, species: int) -> dict[str, Tensor]:
     """Append one column per species: atoms of it in the energy, nothing in forces and stress."""
-    energy, forces, stress = (block.double() for block in columns)
-    counts = energy.new_zeros(len(energy), species)
-    counts.index_put_((batch.structure, batch.species.long()), counts.new_ones(()), accumulate=True)
-    return (
-        torch.cat([energy, counts], -1),
-        torch.cat([forces, forces.new_zeros(*forces.shape[:-1], species)], -1),
-        torch.cat([stress, stress.new_zeros(*stress.shape[:-1], species)], -1),
-    )
+    found = {
+        term: torch.cat([rows.double(), rows.new_zeros(*rows.shape[:-1], species).double()], -1)
+        for term, rows in columns.items()
+    }
+    atoms = (batch.structure, batch.species.long())
+    counts = found["energy"][:, -species:]
+    counts.index_put_(atoms, counts.new_ones(()), accumulate=True)
+    return found
 
 
 def ridge_solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:

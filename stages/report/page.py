@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mtp.atomic_file import write_atomically
 from stages.evaluate import COLUMNS, three_digits
+from stages.messages import describe_head
 from stages.metrics import Predictions
 from stages.metrics import metrics as measure
 from stages.plan import WITH_RATE
@@ -183,8 +184,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("cutoff", f"{spec['cutoff']:g} Å"),
         ("level", str(spec["levmax"])),
     ]
-    hidden = spec.get("hidden") or ()
-    facts.append(("readout", "NN " + "–".join(map(str, hidden)) if hidden else "linear"))
+    facts += [(f"head {head['name']}", describe_head(head)) for head in spec["heads"]]
     return facts
 
 

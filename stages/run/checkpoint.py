@@ -14,7 +14,7 @@ from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages.loss import Sums
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -23,7 +23,8 @@ class Position:
 
     stage: index into the plan's stages; their number when all are done.  epoch: the last complete
     epoch of it; −1 before the evaluation that precedes the first step.  step: steps done of the
-    epoch after that, with ``sums``, their loss sums (task → Sums), and ``seconds``, their time.
+    epoch after that, with ``sums``, their loss sums (task → Sums), ``effort``, task → steps and sum
+    of gradient norms, and ``seconds``, their time.
     optimiser, average: states of the stage's optimiser and moving average; None at its start.
     """
 
@@ -31,6 +32,7 @@ class Position:
     epoch: int = -1
     step: int = 0
     sums: dict[str, Sums] = field(default_factory=dict)
+    effort: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
     optimiser: dict[str, Any] | None = None
     average: list[torch.Tensor] | None = None

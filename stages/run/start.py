@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 
 from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
 from mtp.initialise import initialise
 from mtp.model_file import load_model
-from mtp.potential import Potential, PotentialSpec, per_structure
+from mtp.potential import HeadSpec, Potential, PotentialSpec, per_structure
 from mtp.structure import Structure
 from stages.evaluate import check_elements
 from stages.objective import Objective
 from stages.optimisers.least_squares import LeastSquares
-from stages.plan import Coefficients, Plan, Schedule, Stage, TaskStage
+from stages.plan import HeadPlan, Plan, Schedule, Stage, TaskStage
 from stages.run.checkpoint import Checkpoint
 from stages.tasks import Draw, TaskData
 
@@ -57,18 +60,23 @@ def _spec(plan: Plan, datasets: dict[str, Dataset]) -> PotentialSpec:
         moment_init_cost=model.moment_init_cost,
         moment_mu_cost=model.moment_mu_cost,
         moment_nu_cost=model.moment_nu_cost,
-        hidden=tuple(model.nn_dim_list),
-        heads=tuple(plan.data),
+        heads=tuple(_head(head) for head in model.heads),
     )
+
+
+def _head(plan: HeadPlan) -> HeadSpec:
+    """The head as the potential knows it."""
+    given = {f.name: getattr(plan, f.name) for f in fields(HeadSpec) if f.name != "species"}
+    return HeadSpec(**given, species=tuple(atomic_numbers[s] for s in plan.species))
 
 
 def _reloaded(plan: Plan, datasets: dict[str, Dataset]) -> Potential:
     potential = load_model(plan.model.reload_model)
-    missing = [task for task in plan.data if task not in potential.spec.heads]
+    missing = [task for task in plan.data if task not in potential.spec.head_names]
     if missing:
         raise InvalidInput(
             f"reload_model: {plan.model.reload_model} has the heads "
-            f"{', '.join(potential.spec.heads)}, not {', '.join(missing)}"
+            f"{', '.join(potential.spec.head_names)}, not {', '.join(missing)}"
         )
     for dataset in datasets.values():
         check_elements(potential, [*dataset.train, *dataset.valid, *dataset.test])
@@ -100,14 +108,15 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
     data = TaskData.of(geometry, Geometry([], potential.spec.species, potential.spec.cutoff))
     batch, shifts = geometry.batch(), potential.heads[task].shifts.detach()
     baseline = per_structure(shifts[batch.species.long()], batch)
+    labels, there = batch.labels, batch.present
     spread = {
-        "energy": ((batch.energy - baseline) / batch.atoms_per_structure)[batch.has_energy],
-        "forces": batch.forces[batch.has_forces[batch.structure]],
-        "stress": batch.stress[batch.has_stress],
+        "energy": ((labels["energy"] - baseline) / batch.atoms_per_structure)[there["energy"]],
+        "forces": labels["forces"][there["forces"][batch.structure]],
+        "stress": labels["stress"][there["stress"]],
     }
     squares = {name: float(x.square().mean()) if len(x) else 0.0 for name, x in spread.items()}
-    weights = Coefficients(**{name: 1 / x if x > 0 else 0.0 for name, x in squares.items()})
-    if weights == Coefficients(0, 0, 0):
+    weights = {name: 1 / x if x > 0 else 0.0 for name, x in squares.items()}
+    if not any(weights.values()):
         return
     fit = Stage(
         name="start",

@@ -19,11 +19,12 @@ from mtp.kernels.choose import device_for, kernel_name
 from mtp.model_file import load_model
 from mtp.potential import Potential
 from mtp.short_names import short_names
+from mtp.terms import PREDICTED
 from stages.calibration import calibrated_stage
 from stages.evaluate import predict_structures
 from stages.metrics import metrics, write_predictions
 from stages.objective import NotFinite
-from stages.plan import TERMS, WITH_RATE, Coefficients, Plan, Stage
+from stages.plan import WITH_RATE, Plan, Stage
 from stages.report.page import write_report
 from stages.run.checkpoint import Checkpoint, Position
 from stages.run.environment import environment
@@ -32,7 +33,7 @@ from stages.run.interrupt import Interrupt, interruptible
 from stages.run.start import build_potential
 from stages.say import say, warn
 from stages.stress_order import permuted_stress
-from stages.tasks import TaskData
+from stages.tasks import Sampler, TaskData
 from stages.trainer import Setting, run_stage
 
 
@@ -130,6 +131,7 @@ def build_geometry(
 ) -> dict[str, TaskData]:
     """Pairs of all training and validation frames; the memory is shared out by atoms."""
     sets = {(t, n): getattr(d, n) for t, d in datasets.items() for n in ("train", "valid")}
+    terms = {head.name: PREDICTED[head.kind] for head in potential.spec.heads}
     atoms = Counter({key: sum(map(len, frames)) for key, frames in sets.items()})
     geometry = {
         key: Geometry(
@@ -139,10 +141,11 @@ def build_geometry(
             potential.dtype,
             device,
             plan.run.memory * atoms[key] / atoms.total(),
+            terms[key[0]],
         )
         for key, frames in sets.items()
     }
-    return {t: TaskData.of(geometry[t, "train"], geometry[t, "valid"]) for t in datasets}
+    return {t: TaskData.of(geometry[t, "train"], geometry[t, "valid"], terms[t]) for t in datasets}
 
 
 def switched_off(plan: Plan, data: dict[str, TaskData]) -> Plan:
@@ -154,8 +157,8 @@ def switched_off(plan: Plan, data: dict[str, TaskData]) -> Plan:
     absent = {t: [k for k, there in d.labelled.items() if not there] for t, d in data.items()}
     lines = []
     for task, terms in absent.items():
-        if len(terms) == len(TERMS):
-            raise InvalidInput(f"data of {task}: no frame has an energy, forces or a stress")
+        if len(terms) == len(data[task].terms):
+            raise InvalidInput(f"data of {task}: no frame has a label of {' or '.join(terms)}")
         lines += [
             f"data of {task}: no training frame has {term}: term switched off" for term in terms
         ]
@@ -171,8 +174,8 @@ def _without(stage: Stage, absent: dict[str, list[str]]) -> Stage:
     for name, task in stage.tasks.items():
         if task.coefficients is not None:
             off = dict.fromkeys(absent[name], 0.0)
-            task = replace(task, coefficients=replace(task.coefficients, **off))
-            if task.coefficients == Coefficients(0.0, 0.0, 0.0):
+            task = replace(task, coefficients=task.coefficients | off)
+            if not any(task.coefficients.values()):
                 raise InvalidInput(
                     f"{stage.name}: its coefficients of the terms that have labels in the data of "
                     f"{name} are all 0; make one positive"
@@ -202,13 +205,16 @@ def run_stages(
     """All stages that are left. terms: the plan with the terms without labels switched off."""
     provenance = {"plan": _header_plan(plan), "data": identity}
     keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
-    setting = Setting(potential, data, plan.run.batch_size, plan.run.seed)
+    run = plan.run
+    setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random")
     position = Position() if saved is None else saved.position
     with closing(keeper.log):
         for index in range(position.stage, len(plan.stages)):
             stage = terms.stages[index]
             if any(task.coefficients is None for task in stage.tasks.values()):
-                stage, table = calibrated_stage(terms, stage, keeper.log.rows())
+                stage, table = calibrated_stage(
+                    terms, stage, keeper.log.rows(), _shares(stage, setting)
+                )
                 folder.write_json(folder.calibration, table)
             try:
                 run_stage(setting, stage, index, position, keeper)
@@ -218,6 +224,13 @@ def run_stages(
             keeper.stage_ends(index + 1)
             position = Position(stage=index + 1, epoch=0)
         interrupt.remove()
+
+
+def _shares(stage: Stage, setting: Setting) -> dict[str, float]:
+    """Task → its share of a stage."""
+    frames = {task: len(data.train) for task, data in setting.data.items()}
+    weights = Sampler(stage, frames, setting.batch_size, setting.seed, 0).shares
+    return {task: weight / sum(weights.values()) for task, weight in weights.items()}
 
 
 def _header_plan(plan: Plan) -> dict[str, Any]:

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 from mtp.errors import InvalidInput
+from mtp.heads import ACTIVATIONS
 from mtp.kernels import cpu
 from mtp.kernels.inference import Evaluation, NativeModel
 from mtp.model_file import save_model
 from mtp.neighbours import Neighbours
-from mtp.potential import Potential, Prediction
+from mtp.potential import HeadSpec, Potential, Prediction
 from mtp.structure import Structure
 from tests.potentials import SMALL, random_potential
 from tests.systems import CUTOFF, MIN_DIST, SYSTEMS, geometry
@@ -32,12 +33,15 @@ READOUTS = {"linear": (), "network": (7,), "skips": (6, 6, 4)}
 WRAPPED = [name for name in SYSTEMS if name != "slab"]  # the program wants atoms near their cell
 
 
-def potential(hidden: tuple[int, ...], heads: tuple[str, ...] = ("default",)) -> Potential:
-    """A random potential that knows every element of the systems."""
-    made = random_potential(SPECIES, cutoff=CUTOFF, min_dist=MIN_DIST, hidden=hidden)
+def potential(
+    hidden: tuple[int, ...], heads: tuple[str, ...] = ("default",), **network
+) -> Potential:
+    """A random potential that knows every element of the systems; network: more of HeadSpec."""
+    made = random_potential(SPECIES, cutoff=CUTOFF, min_dist=MIN_DIST, hidden=hidden, **network)
     if heads == ("default",):
         return made
-    several = Potential(replace(made.spec, heads=heads))
+    specs = tuple(HeadSpec(name, hidden=hidden) for name in heads)
+    several = Potential(replace(made.spec, heads=specs))
     several.load_state_dict(several.state_dict() | {"radial": made.radial})
     for k, name in enumerate(heads):
         several.heads[name].load_state_dict(made.heads["default"].state_dict())
@@ -108,6 +112,32 @@ def test_a_program_reads_a_model_file(program: Path, hidden: tuple, tmp_path: Pa
         given = write(SYSTEMS[name], tmp_path / "input")
         found = printed(run(program, tmp_path / "model", "-", given))
         assert_same(found, predicted(made, SYSTEMS[name]), SYSTEMS[name], 1e-12)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_networks_of_a_model_file(activation: str, tmp_path: Path) -> None:
+    network = {"activation": activation, "timestep": True, "embedded": True}
+    made, structure = potential((6, 6), **network), SYSTEMS["five species"]
+    save_model(tmp_path / "model", made)
+    species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+    for model in (NativeModel.of(made, "default"), NativeModel.load(tmp_path / "model")):
+        found = evaluate(model, structure, species)
+        assert_same(found, predicted(made, structure), structure, 1e-12)
+
+
+def test_heads_of_different_networks(tmp_path: Path) -> None:
+    heads = (
+        HeadSpec("a", hidden=(5, 5), activation="gelu", timestep=True),
+        HeadSpec("b"),
+        HeadSpec("c", hidden=(4,), activation="silu", embedded=True),
+    )
+    made = random_potential(SPECIES, cutoff=CUTOFF, min_dist=MIN_DIST, heads=heads)
+    save_model(tmp_path / "model", made)
+    structure = SYSTEMS["five species"]
+    species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+    for head in "abc":
+        found = evaluate(NativeModel.load(tmp_path / "model", head), structure, species)
+        assert_same(found, predicted(made, structure, head), structure, 1e-12)
 
 
 @pytest.mark.parametrize("hidden", [(), (6, 6)], ids=["linear", "network"])
@@ -218,9 +248,9 @@ def test_foreign_safetensors(tmp_path: Path) -> None:
 
 
 def test_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtp.model_file.FORMAT", 2)
+    monkeypatch.setattr("mtp.model_file.FORMAT", 99)
     save_model(tmp_path / "model", potential(()))
-    with pytest.raises(InvalidInput, match="model format 2, but this library reads format 1"):
+    with pytest.raises(InvalidInput, match="model format 99, but this library reads format 2"):
         NativeModel.load(tmp_path / "model")
 
 
@@ -271,8 +301,12 @@ def rewritten(path: Path, change) -> None:
         (lambda o, i: i["spec"].update(n_q=1.5), "1.5 in place of an integer"),
         (lambda o, i: i["spec"].update(cutoff="5"), "lacks a number"),
         (lambda o, i: i["spec"].update(cutoff=1.0), "radial basis is not valid"),
-        (lambda o, i: i["spec"].update(hidden=[5, 5]), "layers.1.weight is missing"),
-        (lambda o, i: i["spec"].update(hidden=[10**17]), "wrong shape"),
+        (lambda o, i: i["spec"]["heads"][0].update(hidden=[5, 5]), "layers.1.weight is missing"),
+        (lambda o, i: i["spec"]["heads"][0].update(hidden=[10**17]), "width is not valid"),
+        (lambda o, i: i["spec"]["heads"][0].update(hidden=[10**6] * 2), "wider layers"),
+        (lambda o, i: i["spec"]["heads"][0].update(activation="relu"), "one of tanh, silu"),
+        (lambda o, i: i["spec"]["heads"][0].update(timestep=1), "lacks a true or false"),
+        (lambda o, i: i["spec"]["heads"][0].update(embedded=True), "species_bias is missing"),
         (lambda o, i: i["spec"].update(species=[]), "wrong shape"),
         (lambda o, i: i.update(n_moments=10**12), "n_moments"),
         (lambda o, i: i.update(n_moments=-1), "moment table is empty"),

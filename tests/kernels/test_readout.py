@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from mtp.geometry import Batch
+from mtp.heads import ACTIVATIONS
 from mtp.kernels.choose import kernel_for
 from mtp.kernels.cpu import NativeBasis, NativeReadout, call, library
 from mtp.potential import Potential, Prediction
@@ -47,8 +48,9 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, relative: float) -
 
 
 def assert_same_prediction(actual: Prediction, expected: Prediction, relative: float) -> None:
-    for name, value in vars(expected).items():
-        assert_same(getattr(actual, name), value, relative)
+    assert_same(actual.energies, expected.energies, relative)
+    for term, value in expected.values.items():
+        assert_same(actual.values[term], value, relative)
 
 
 @pytest.mark.parametrize("hidden", READOUTS.values(), ids=READOUTS)
@@ -60,13 +62,84 @@ def test_prediction(system: str, hidden: tuple[int, ...], monkeypatch) -> None:
     assert_same_prediction(made.predict(batch), expected, 1e-12)
 
 
+NETWORKS = {
+    **{name: {"activation": name} for name in ACTIVATIONS},
+    "timestep": {"timestep": True},
+    "embedded": {"embedded": True},
+    "everything": {"activation": "silu", "timestep": True, "embedded": True},
+}
+
+
+@pytest.mark.parametrize("hidden", [(7,), (6, 6, 4, 4)], ids=["one layer", "skips"])
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_kinds_of_networks(network: dict, hidden: tuple[int, ...], monkeypatch) -> None:
+    structures = [SYSTEMS[name] for name in ("molecule", "three species", "no pairs")]
+    species = elements(*structures)
+    made = random_potential(species, cutoff=CUTOFF, min_dist=MIN_DIST, hidden=hidden, **network)
+    made.heads["default"].std *= 0.05  # well into the curved parts
+    batch = geometry(structures).batch()
+    expected = by_torch(made, monkeypatch, lambda p: (p.predict(batch), gradients(p, batch)))
+    assert_same_prediction(made.predict(batch), expected[0], 1e-12)
+    actual = gradients(made, batch)
+    assert expected[1].keys() == actual.keys()
+    for name, value in expected[1].items():
+        assert value.any()
+        assert_same(actual[name], value, 1e-11)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_networks_in_single_precision(activation: str, monkeypatch) -> None:
+    structure = SYSTEMS["three species"]
+    network = {"activation": activation, "timestep": True, "embedded": True}
+    made, exact = potential(structure, (6, 6), **network), geometry([structure]).batch()
+    expected = by_torch(made, monkeypatch, lambda p: (p.predict(exact), gradients(p, exact)))
+    made.cast(torch.float32)
+    batch = geometry([structure], dtype=torch.float32).batch()
+    assert_same_prediction(made.predict(batch), expected[0], 2e-5)
+    for name, value in gradients(made, batch).items():
+        assert_same(value, expected[1][name], 5e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 1e3])
+def test_activations_far_out(activation: str, size: float, monkeypatch) -> None:
+    """One neuron over the whole range of its sums."""
+    structure = SYSTEMS["five species"]
+    made, batch = potential(structure, (1,), activation=activation), geometry([structure]).batch()
+    head = made.heads["default"]
+    b = made.invariants(batch)
+    head.mean.copy_(b.mean(0))
+    head.std.fill_(float((b - b.mean(0)).abs().max()) / size)
+    expected = by_torch(made, monkeypatch, lambda p: (p.predict(batch), gradients(p, batch)))
+    assert_same_prediction(made.predict(batch), expected[0], 1e-12)
+    for name, value in gradients(made, batch).items():
+        assert_same(value, expected[1][name], 1e-11)
+
+
+def test_unknown_activation_is_refused() -> None:
+    made = potential(SYSTEMS["bulk"], (5,))
+    readout = replace(made.heads["default"].readout(), activation="relu")
+    with pytest.raises(RuntimeError, match=r"one of tanh, silu, .*, got 'relu'"):
+        NativeReadout(readout)
+
+
+def test_biases_of_other_species_are_refused() -> None:
+    made = potential(SYSTEMS["three species"], (5,), embedded=True)
+    kernel = kernel_for(made.basis.handle, torch.device("cpu"))
+    batch = geometry([SYSTEMS["bulk"]]).batch()
+    with pytest.raises(RuntimeError, match="not for this number of species"):
+        kernel.predict(made.coefficients[:1, :1], made.heads["default"].readout(), batch.pairs)
+
+
 def gradients(made: Potential, batch: Batch) -> dict[str, torch.Tensor]:
     """Gradient of a loss with random cotangents, by parameter."""
     rng = torch.Generator().manual_seed(3)
-    shapes = ((batch.n_structures,), (batch.n_atoms, 3), (batch.n_structures, 6))
-    cotangents = (torch.randn(s, generator=rng, dtype=torch.float64) for s in shapes)
+    cotangents = {
+        term: torch.randn(label.shape, generator=rng, dtype=torch.float64)
+        for term, label in batch.labels.items()
+    }
     made.zero_grad()
-    made.backward(batch, "default", *cotangents)
+    made.backward(batch, "default", cotangents)
     return {name: p.grad.clone() for name, p in made.named_parameters()}
 
 

@@ -54,21 +54,22 @@ def main() -> None:
         values = np.random.default_rng(0).uniform(-0.1, 0.1, tuple(potential.radial.shape))
         potential.radial.copy_(torch.from_numpy(values))
     batch = Geometry(structures(), spec.species, spec.cutoff).batch()
-    energy, forces, stress = potential.linear_rows(batch, "default")
+    energy, forces, stress = potential.linear_rows(batch, "default").values()
+    given = batch.labels
     weight = WEIGHT / batch.atoms_per_structure
-    shift = torch.zeros(len(batch.forces) * 3 + len(weight) * 6, dtype=torch.float64)
+    shift = torch.zeros(given["forces"].numel() + len(weight) * 6, dtype=torch.float64)
     matrix = torch.cat(
         [weight[:, None] * energy, forces.flatten(0, 1), WEIGHT * stress.flatten(0, 1)]
     )
     matrix = torch.cat([matrix, torch.cat([torch.full_like(weight, WEIGHT), shift])[:, None]], 1)
     labels = torch.cat(
-        [weight * batch.energy, batch.forces.flatten(), WEIGHT * batch.stress.flatten()]
+        [weight * given["energy"], given["forces"].flatten(), WEIGHT * given["stress"].flatten()]
     )
     scale = matrix.norm(dim=0)
     solution = torch.linalg.lstsq(matrix / scale, labels, driver="gelsd", rcond=1e-8).solution
     solution = solution / scale
     residual = (matrix @ solution - labels)[len(weight) :]
-    error = residual[: batch.forces.numel()].abs().mean()
+    error = residual[: given["forces"].numel()].abs().mean()
     with torch.no_grad():
         potential.heads["default"].last.weight[0] = solution[:-1]
         potential.heads["default"].shifts[0] = solution[-1]

@@ -34,7 +34,12 @@ def test_show(model: Path, capsys: Any) -> None:
     assert main(["show", str(model)]) == 0
     out, _ = capsys.readouterr()
     rows = [" ".join(line.split()) for line in out.splitlines()]
-    for row in ("elements Al Cu", "readout linear", "from stage2, epoch 3", "distances 1 to 4 Å"):
+    for row in (
+        "elements Al Cu",
+        "head default: energy, linear",
+        "from stage2, epoch 3",
+        "distances 1 to 4 Å",
+    ):
         assert row in rows
 
 

@@ -45,7 +45,7 @@ def structures(rng):
 
 @pytest.fixture
 def potential(structures):
-    spec = PotentialSpec((8, 14), 4.0, 0.5, n_q=4, levmax=6, heads=("default",))
+    spec = PotentialSpec((8, 14), 4.0, 0.5, n_q=4, levmax=6)
     potential = Potential(spec)
     start = Geometry(structures, spec.species, spec.cutoff).batch()
     initialise(potential, start, torch.Generator().manual_seed(0))

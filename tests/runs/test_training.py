@@ -16,7 +16,7 @@ from mtp.model_file import describe, load_model
 from stages.evaluate import predict_structures
 from stages.metrics import set_metrics
 from stages.objective import NotFinite
-from stages.plan import Coefficients, DataFile, Plan
+from stages.plan import DataFile, HeadPlan, Plan, coefficients
 from stages.run.train import train
 from tests.training import stage, structures, task, tiny_plan, unlabelled
 
@@ -159,7 +159,7 @@ def test_a_term_without_labels_is_switched_off_with_one_warning(tmp_path, capsys
 def test_a_stage_left_without_a_term_is_refused(tmp_path):
     frames = [unlabelled(f, "forces", "stress") for f in structures(np.random.default_rng(0), 8)]
     plan = with_data(tiny_plan(tmp_path), tmp_path / "energies.xyz", frames)
-    only_forces = (stage(task(coefficients=Coefficients(0.0, 1.0, 0.0))),)
+    only_forces = (stage(task(coefficients=coefficients(0.0, 1.0, 0.0))),)
     with pytest.raises(InvalidInput, match=r"stage1: its coefficients .* are all 0"):
         train(replace(plan, stages=only_forces), tmp_path / "out", device="cpu")
 
@@ -176,11 +176,13 @@ def test_data_without_any_label_are_refused(tmp_path):
 
 def test_a_neural_network_readout_in_float32(tmp_path):
     plan = tiny_plan(tmp_path)
-    plan = with_run(replace(plan, model=replace(plan.model, nn_dim_list=(4, 4))), dtype="float32")
+    plan = with_run(
+        replace(plan, model=replace(plan.model, heads=(HeadPlan(hidden=(4, 4)),))), dtype="float32"
+    )
     train(plan, tmp_path / "out", device="cpu")
     rows = log(tmp_path / "out")
     assert rows[-1]["train"]["default"]["loss"] < rows[-3]["train"]["default"]["loss"] * 1.5
-    assert load_model(tmp_path / "out" / "best.mtp.safetensors").spec.hidden == (4, 4)
+    assert load_model(tmp_path / "out" / "best.mtp.safetensors").spec.heads[0].hidden == (4, 4)
 
 
 def test_training_goes_on_from_a_model_file(finished, tmp_path):

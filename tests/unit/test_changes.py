@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.plan import Coefficients, DataFile, Plan
+from stages.plan import DataFile, Plan, coefficients
 from stages.run.changes import differences
 from tests.training import stage, task, tiny_plan
 
@@ -44,7 +44,7 @@ CHANGES: dict[str, Callable[[Plan], Plan]] = {
         p, schedule=replace(p.stages[0].schedule, kind="step")
     ),
     "multistage_config.forces_loss_coeff_list of stage1": lambda p: with_first(
-        p, tasks={"default": task(coefficients=Coefficients(1.0, 0.5, 10.0))}
+        p, tasks={"default": task(coefficients=coefficients(1.0, 0.5, 10.0))}
     ),
     'multistage_config (stages): was ["stage1", "stage2", "stage3", "calibration"], is now '
     '["stage1"]': lambda p: replace(p, stages=(stage(),)),

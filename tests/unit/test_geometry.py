@@ -121,12 +121,12 @@ def test_batch_holds_labels_in_the_order_asked_for() -> None:
     assert batch.n_atoms == 5 + 4
     assert batch.structure.tolist() == [0] * 5 + [1] * 4
     assert batch.atoms_per_structure.tolist() == [5, 4]
-    assert batch.energy.tolist() == [0, -3.5]
-    assert batch.has_energy.tolist() == batch.has_forces.tolist() == [False, True]
-    assert batch.has_stress.tolist() == [False, True]
+    assert batch.labels["energy"].tolist() == [0, -3.5]
+    assert batch.present["energy"].tolist() == batch.present["forces"].tolist() == [False, True]
+    assert batch.present["stress"].tolist() == [False, True]
     assert batch.weight.tolist() == [1, 2]
-    np.testing.assert_array_equal(batch.forces[5:].numpy(), LABELLED.forces)
-    np.testing.assert_array_equal(batch.stress[1].numpy(), LABELLED.stress)
+    np.testing.assert_array_equal(batch.labels["forces"][5:].numpy(), LABELLED.forces)
+    np.testing.assert_array_equal(batch.labels["stress"][1].numpy(), LABELLED.stress)
     assert batch.volume.tolist() == pytest.approx([0, LABELLED.volume])
     assert batch.indices.tolist() == [2, 1]
 
@@ -162,7 +162,7 @@ def test_pairs_beyond_the_memory_limit_are_found_again() -> None:
 def test_a_stress_label_counts_only_in_three_periodic_directions() -> None:
     slab = replace(SYSTEMS["slab"], stress=np.ones(6))
     batch = geometry([slab]).batch()
-    assert not batch.has_stress.any()
+    assert not batch.present["stress"].any()
     assert not batch.volume.any()
 
 
@@ -190,4 +190,4 @@ def test_no_structures() -> None:
 def test_single_precision_pairs() -> None:
     batch = geometry([rattled([14])], dtype=torch.float32).batch()
     assert batch.pairs.displacement.dtype == torch.float32
-    assert batch.energy.dtype == torch.float64
+    assert batch.labels["energy"].dtype == torch.float64

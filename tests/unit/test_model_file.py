@@ -74,9 +74,9 @@ def test_a_failed_write_leaves_the_old_file(
 def test_describe(tmp_path: Path, potential: Potential) -> None:
     save_model(tmp_path / "model", potential)
     found = describe(tmp_path / "model")
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert tuple(found["spec"]["species"]) == SPECIES
-    assert found["spec"]["heads"] == ["default"]
+    assert [head["name"] for head in found["spec"]["heads"]] == ["default"]
     assert found["tensors"]["radial"] == {"dtype": "F64", "shape": list(potential.radial.shape)}
     assert found["elements"] == ["O", "Si"]
     parameters = sum(p.numel() for p in potential.parameters())
@@ -112,9 +112,9 @@ def test_newer_format_is_refused(
     tmp_path: Path, potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr("mtp.model_file.FORMAT", 2)
+        newer.setattr("mtp.model_file.FORMAT", 3)
         save_model(tmp_path / "model", potential)
-    with pytest.raises(InvalidInput, match=r"format 2 .* reads format 1; install the version"):
+    with pytest.raises(InvalidInput, match=r"format 3 .* reads format 2; install the version"):
         load_model(tmp_path / "model")
 
 

@@ -16,9 +16,9 @@ from stages.objective import Evaluation, NotFinite, Objective
 from stages.optimisers.adam import OPTIMISERS, Average
 from stages.optimisers.curvature import Preconditioner
 from stages.optimisers.least_squares import ridge_solve
-from stages.plan import Coefficients
+from stages.plan import coefficients
 from stages.tasks import Draw
-from tests.training import potential, stage, structures, task, task_data
+from tests.training import groups, potential, stage, structures, task, task_data
 
 
 @dataclass
@@ -188,8 +188,8 @@ def test_least_squares_ends_where_the_gradient_vanishes(rng, hidden, weighting):
     settings = stage(task(energy_weighting=weighting), trainable=("readout", "shifts"), ridge=1e-15)
     model = potential(hidden)
     one = objective(rng, settings, model)
-    groups = {name: model.groups()[name] for name in settings.trainable}
-    optimiser = OPTIMISERS["lstsq"](groups, settings)
+    moved = groups(model, *settings.trainable)
+    optimiser = OPTIMISERS["lstsq"](moved, settings)
     before = one.gradient().value
     after = optimiser.step(one, 0.0).value
     assert after < before
@@ -204,7 +204,7 @@ def test_least_squares_without_shifts_leaves_them(rng):
     settings = stage(trainable=("readout",))
     model = potential()
     shifts = model.heads["default"].shifts.detach().clone()
-    OPTIMISERS["lstsq"]({"readout": model.groups()["readout"]}, settings).step(
+    OPTIMISERS["lstsq"](groups(model, "readout"), settings).step(
         objective(rng, settings, model), 0.0
     )
     assert torch.equal(model.heads["default"].shifts, shifts)
@@ -225,16 +225,16 @@ def test_loss_that_is_not_finite_names_the_frame(rng):
     one = objective(rng, settings, model)
     frame = one.data["default"].train.structures[7]
     start = int(sum(len(s) for s in one.data["default"].train.structures[:7]))
-    one.data["default"].train._forces[start, 1] = math.nan
+    one.data["default"].train._values["forces"][start, 1] = math.nan
     for name in ("adam", "lbfgs"):
-        optimiser = OPTIMISERS[name](model.groups(), settings)
+        optimiser = OPTIMISERS[name](groups(model), settings)
         with pytest.raises(NotFinite, match=frame.where):
             optimiser.step(one, 0.1)
 
 
 def test_coefficient_zero_takes_no_part_in_the_solve(rng):
-    settings = stage(task(coefficients=Coefficients(0.0, 1.0, 0.0)), trainable=("readout",))
+    settings = stage(task(coefficients=coefficients(0.0, 1.0, 0.0)), trainable=("readout",))
     model = potential()
     one = objective(rng, settings, model)
-    OPTIMISERS["lstsq"]({"readout": model.groups()["readout"]}, settings).step(one, 0.0)
-    assert one.gradient().sums["default"].terms()["forces_mse"] < 1.1
+    OPTIMISERS["lstsq"](groups(model, "readout"), settings).step(one, 0.0)
+    assert one.gradient().sums["default"].means()["forces_mse"] < 1.1

@@ -186,15 +186,13 @@ def test_energy_goes_to_nothing_smoothly_at_the_cutoff(make) -> None:
 # --- training gradient ----------------------------------------------------------------------------
 
 
-def loss(potential: Potential, batch: Batch, cotangents: tuple[Tensor, ...]) -> float:
-    p = potential.predict(batch)
-    values = (p.energy, p.forces, p.stress)
-    return float(sum((c * v).sum() for c, v in zip(cotangents, values, strict=True)))
+def loss(potential: Potential, batch: Batch, cotangents: dict[str, Tensor]) -> float:
+    values = potential.predict(batch).values
+    return float(sum((c * values[term]).sum() for term, c in cotangents.items()))
 
 
-def cotangents_of(batch: Batch) -> tuple[Tensor, ...]:
-    shapes = ((batch.n_structures,), (batch.n_atoms, 3), (batch.n_structures, 6))
-    return tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
+def cotangents_of(batch: Batch) -> dict[str, Tensor]:
+    return {term: torch.randn_like(label) for term, label in batch.labels.items()}
 
 
 def test_backward_by_finite_differences(make) -> None:
@@ -202,7 +200,7 @@ def test_backward_by_finite_differences(make) -> None:
     structures = [SYSTEMS[n] for n in ("two species", "left-handed", "slab", "pair below min_dist")]
     potential, batch = make(*structures), geometry(structures).batch()
     cotangents = cotangents_of(batch)
-    potential.backward(batch, "default", *cotangents)
+    potential.backward(batch, "default", cotangents)
     for name, parameter in potential.named_parameters():
         before, direction = parameter.data.clone(), torch.randn_like(parameter.data)
 
@@ -225,13 +223,14 @@ def test_backward_adds_to_gradients_and_batches_add_up(make) -> None:
     structures = [SYSTEMS[n] for n in ("two species", "left-handed", "slab")]
     potential, whole = make(*structures), geometry(structures)
     batch = whole.batch()
-    energy, forces, stress = cotangents_of(batch)
-    potential.backward(batch, "default", energy, forces, stress)
+    cotangents = cotangents_of(batch)
+    potential.backward(batch, "default", cotangents)
     together = [p.grad.clone() for p in potential.parameters()]
     potential.zero_grad()
     for k in range(3):
         own = batch.structure == k
-        potential.backward(whole.batch([k]), "default", energy[[k]], forces[own], stress[[k]])
+        mine = {t: c[own] if t == "forces" else c[[k]] for t, c in cotangents.items()}
+        potential.backward(whole.batch([k]), "default", mine)
     for parts, expected in zip(potential.parameters(), together, strict=True):
         assert_near(parts.grad, expected, 1e-11)
 
@@ -258,10 +257,8 @@ def test_linear_rows_times_the_weights_are_the_prediction(make) -> None:
         head.shifts.zero_()
     weights = head.last.weight[0].detach()
     predicted = potential.predict(batch)
-    energy, forces, stress = potential.linear_rows(batch, "default")
-    assert_near(energy @ weights, predicted.energy)
-    assert_near(forces @ weights, predicted.forces)
-    assert_near(stress @ weights, predicted.stress)
+    for term, rows in potential.linear_rows(batch, "default").items():
+        assert_near(rows @ weights, predicted.values[term])
 
 
 # --- precision and heads --------------------------------------------------------------------------
@@ -284,4 +281,8 @@ def test_groups_hold_every_parameter_once(make) -> None:
     potential = make(SYSTEMS["molecule"])
     grouped = [id(p) for group in potential.groups().values() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in potential.parameters())
-    assert list(potential.groups()) == ["descriptor", "readout", "shifts"]
+    assert list(potential.groups()) == [
+        (None, "descriptor"),
+        ("default", "readout"),
+        ("default", "shifts"),
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,16 @@ from stages.calibration import calibrated_stage
 from stages.metrics import Predictions, metrics, write_predictions
 from stages.plan import (
     GROUPS,
-    Coefficients,
     DataFile,
     DataPlan,
+    HeadPlan,
     ModelPlan,
     Plan,
     RunPlan,
     Schedule,
     Stage,
     TaskStage,
+    coefficients,
 )
 from stages.report import plots
 from stages.report.history import History
@@ -48,20 +48,30 @@ def figures():
 
 
 def make_plan(heads=("default",), calibration=True, nn=()) -> Plan:
-    def stage(name, epochs, lr, coefficients, target=None):
-        tasks = {head: TaskStage("mse", coefficients) for head in heads}
+    def stage(name, epochs, lr, weights, target=None):
+        tasks = {head: TaskStage("mse", weights) for head in heads}
         schedule = Schedule("linear_warmup", 1)
-        return Stage(name, epochs, lr, "adam", schedule, GROUPS, tasks, target)
+        return Stage(
+            name,
+            epochs,
+            lr,
+            "adam",
+            schedule,
+            GROUPS,
+            tasks,
+            target and dict.fromkeys(heads, target),
+        )
 
     stages = [
-        stage("stage1", 8, 0.1, Coefficients(1e-5, 10.0, 1e-5)),
-        stage("stage2", 16, 0.01, Coefficients(1.0, 0.1, 10.0)),
+        stage("stage1", 8, 0.1, coefficients(1e-5, 10.0, 1e-5)),
+        stage("stage2", 16, 0.01, coefficients(1.0, 0.1, 10.0)),
     ]
     if calibration:
-        third = Coefficients(1 / 3, 1 / 3, 1 / 3)
+        third = coefficients(1 / 3, 1 / 3, 1 / 3)
         stages.append(stage("calibration", 8, 0.01, None, third))
+    model = tuple(HeadPlan(head, hidden=nn) for head in heads)
     data = {head: DataPlan((DataFile("train.xyz"),), (DataFile("test.xyz"),)) for head in heads}
-    return Plan(ModelPlan(5.0, 8, 8, 2, 1, 1, nn), data, tuple(stages), RunPlan())
+    return Plan(ModelPlan(5.0, 8, 8, 2, 1, 1, model), data, tuple(stages), RunPlan())
 
 
 def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None):
@@ -71,9 +81,9 @@ def make_log(plan: Plan, rng, terms=("energy", "forces", "stress"), epochs=None)
     rows, table, done = [], None, 0
     for number, stage in enumerate(plan.stages, start=1):
         if stage.name == "calibration":
-            stage, table = calibrated_stage(plan, stage, rows)
+            stage, table = calibrated_stage(plan, stage, rows, dict.fromkeys(stage.tasks, 1.0))
         for epoch in range(0 if number == 1 else 1, stage.epochs + 1):
-            coeff = {head: asdict(task.coefficients) for head, task in stage.tasks.items()}
+            coeff = {head: dict(task.coefficients) for head, task in stage.tasks.items()}
             rate = {"stage1": 0.25, "stage2": 0.12}.get(stage.name, 0.08)
             for term in scale:
                 scale[term] += (floor[term] - scale[term]) * (rate if done else 0)

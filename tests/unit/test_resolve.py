@@ -14,7 +14,7 @@ from stages.control.reader import read_control
 from stages.control.resolve import resolve
 from stages.control.sequence import share_epochs
 from stages.messages import describe_plan
-from stages.plan import GROUPS, Coefficients, DataFile, Plan
+from stages.plan import GROUPS, DataFile, Plan, coefficients
 
 ROOT = Path(__file__).parents[2]
 LISTS_OF_ONE = {name: values[:1] for name, values in LISTS.items()}
@@ -69,7 +69,7 @@ def test_the_example_of_the_format(plan: Any) -> None:
     content["mtp_config"]["pretrained_model"] = ""
     one, two, calibration = plan(content).stages
     assert (one.name, one.epochs, one.lr, one.optimizer) == ("stage1", 80, 0.1, "adam")
-    assert one.tasks["default"].coefficients == Coefficients(1e-5, 10.0, 1e-5)
+    assert one.tasks["default"].coefficients == coefficients(1e-5, 10.0, 1e-5)
     assert (two.epochs, two.lr, two.trainable) == (160, 0.01, GROUPS)
     assert (calibration.name, calibration.epochs, calibration.lr) == ("calibration", 80, 0.01)
     assert calibration.tasks["default"].coefficients is None
@@ -104,7 +104,7 @@ def test_calibration_takes_the_last_loss_and_its_own_numbers(plan: Any) -> None:
     section = {"loss_func_list": ["mse", "l1"], "calibration_lr": 0.5, "calibration_epoch": 7}
     calibration = plan({"multistage_config": section}).stages[-1]
     assert (calibration.tasks["default"].loss, calibration.lr, calibration.epochs) == ("l1", 0.5, 7)
-    assert calibration.calibration_target == Coefficients(1.0, 1.0, 1.0)
+    assert calibration.calibration_target == {"default": coefficients(1.0, 1.0, 1.0)}
 
 
 def test_options_of_stages(plan: Any) -> None:
@@ -122,7 +122,7 @@ def test_options_of_stages(plan: Any) -> None:
     assert (calibration.optimizer, calibration.trainable) == ("lbfgs", GROUPS)
     weightings = [s.tasks["default"].energy_weighting for s in (one, two, calibration)]
     assert weightings == ["total", "per_atom", "per_atom_squared"]
-    assert calibration.calibration_target == Coefficients(2.0, 1.0, 1.0)
+    assert calibration.calibration_target == {"default": coefficients(2.0, 1.0, 1.0)}
 
 
 def test_calibration_repeats_the_last_entry(plan: Any) -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from stages.control.defaults import stage
-from stages.plan import Coefficients, Schedule, Stage
+from stages.plan import Schedule, Stage, coefficients
 from stages.schedule import learning_rate
 
 
 def with_schedule(epochs: int, kind: str, size: int, **more: float) -> Stage:
-    made = stage("stage1", epochs, 0.1, Coefficients(1.0, 1.0, 1.0))
+    made = stage("stage1", epochs, 0.1, coefficients(1.0, 1.0, 1.0))
     return replace(made, schedule=Schedule(kind, size, **more))
 
 

@@ -11,6 +11,8 @@ from stages.loss import label_counts
 from stages.tasks import Sampler, deal, shares
 from tests.training import stage, structures, task, task_data, unlabelled
 
+WEIGHTED = {"a": task(weight=1.0), "b": task(weight=3.0)}
+
 
 def indices(draws, name="default"):
     return np.concatenate([draw.indices for draw in draws if draw.task == name])
@@ -18,7 +20,7 @@ def indices(draws, name="default"):
 
 @pytest.mark.parametrize(("frames", "size", "steps"), [(10, 4, 3), (8, 4, 2), (3, 128, 1)])
 def test_an_epoch_of_one_task_sees_every_frame_once(frames, size, steps):
-    sampler = Sampler({"default": frames}, {"default": 1.0}, size, seed=0, stage=0)
+    sampler = Sampler(stage(), {"default": frames}, size, 0, 0)
     epochs = [sampler.epoch(epoch) for epoch in (1, 2)]
     for draws in epochs:
         assert len(draws) == steps
@@ -29,7 +31,7 @@ def test_an_epoch_of_one_task_sees_every_frame_once(frames, size, steps):
 
 def test_the_order_depends_on_seed_and_stage_and_nothing_else():
     def order(seed, number):
-        sampler = Sampler({"default": 20}, {"default": 1.0}, 4, seed, number)
+        sampler = Sampler(stage(), {"default": 20}, 4, seed, number)
         return list(indices(sampler.epoch(3)))
 
     assert order(1, 0) == order(1, 0)
@@ -52,7 +54,7 @@ def test_steps_are_dealt_by_largest_remainder(total, weights, expected):
 def test_two_tasks_share_the_steps_and_go_on_through_their_own_shuffles():
     """Over epochs each task sees its frames equally often, whatever its share of steps."""
     frames = {"a": 12, "b": 4}
-    sampler = Sampler(frames, {"a": 1.0, "b": 3.0}, 4, seed=0, stage=0)
+    sampler = Sampler(stage(WEIGHTED), frames, 4, 0, 0)
     assert sampler.steps == 4
     epochs = [sampler.epoch(epoch) for epoch in range(1, 7)]
     assert all([d.task for d in draws].count("b") == 3 for draws in epochs)
@@ -67,11 +69,11 @@ def test_two_tasks_share_the_steps_and_go_on_through_their_own_shuffles():
 
 def test_shares_default_to_batches_and_zero_is_idle():
     tasks = {"a": task(), "b": task(weight=2.0), "c": task(weight=0.0)}
-    assert shares(stage(tasks), {"a": 10, "b": 10, "c": 10}, 4) == {"a": 3.0, "b": 2.0}
+    assert shares(stage(tasks), {"a": 3, "b": 3, "c": 3}) == {"a": 3.0, "b": 2.0}
 
 
 def test_everything_is_everything_once():
-    sampler = Sampler({"a": 5, "b": 3}, {"a": 1.0, "b": 1.0}, 4, seed=0, stage=0)
+    sampler = Sampler(stage(WEIGHTED), {"a": 5, "b": 3}, 4, 0, 0)
     draws = sampler.everything()
     assert [list(d.indices) for d in draws] == [[0, 1, 2, 3], [4], [0, 1, 2]]
 
@@ -82,7 +84,8 @@ def test_label_counts_of_a_task_equal_those_of_its_batches(rng):
     frames[1] = unlabelled(frames[1], "forces")
     frames[2] = unlabelled(frames[2], "stress")
     data = task_data(frames, frames[:1])
-    assert data.counts.tolist() == label_counts(data.train.batch()).tolist()
+    batch = data.train.batch()
+    assert data.counts.tolist() == label_counts(batch, batch.labels).tolist()
     weights = [frame.weight for frame in frames]
     assert float(data.weights[0]) == pytest.approx(sum(weights[1:]))
     assert data.labelled == {"energy": True, "forces": True, "stress": True}

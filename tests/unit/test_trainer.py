@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from stages.objective import NotFinite, evaluate
-from stages.plan import GROUPS, Coefficients
+from stages.plan import GROUPS, coefficients
 from stages.run.checkpoint import Position
 from stages.trainer import Setting, run_stage
-from tests.training import SPECIES, potential, stage, structures, task, task_data, unlabelled
+from tests.training import (
+    SPECIES,
+    groups,
+    potential,
+    stage,
+    structures,
+    task,
+    task_data,
+    unlabelled,
+)
 
 
 class Recorder:
@@ -49,7 +58,7 @@ def test_epoch_0_is_the_evaluation_before_the_first_step(rng):
     for which in ("train", "valid"):
         sums = evaluate(untouched, "default", getattr(data, which), task(), 100)
         logged = recorder.lines[0][which]["default"]
-        assert logged == pytest.approx(sums.terms() | {"loss": sums.loss(task().coefficients)})
+        assert logged == pytest.approx(sums.means() | {"loss": sums.loss(task().coefficients)})
 
 
 def test_lines_have_the_documented_shape(rng):
@@ -68,7 +77,7 @@ def test_valid_terms_are_those_at_the_end_of_the_epoch(rng):
     recorder, model, data = run(rng)
     sums = evaluate(model, "default", data.valid, task(), 2)
     last = recorder.lines[-1]["valid"]["default"]
-    assert {k: v for k, v in last.items() if k != "loss"} == pytest.approx(sums.terms())
+    assert {k: v for k, v in last.items() if k != "loss"} == pytest.approx(sums.means())
     assert recorder.losses[-1] == pytest.approx(sums.loss(task().coefficients))
 
 
@@ -77,7 +86,7 @@ def test_train_terms_with_rate_almost_zero_are_those_of_the_whole_set(rng):
     recorder, model, data = run(rng, stage(lr=1e-12, epochs=1))
     sums = evaluate(model, "default", data.train, task(), 100)
     logged = {k: v for k, v in recorder.lines[1]["train"]["default"].items() if k != "loss"}
-    assert logged == pytest.approx(sums.terms(), rel=1e-6)
+    assert logged == pytest.approx(sums.means(), rel=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
@@ -102,7 +111,7 @@ def test_only_the_groups_of_the_stage_move(rng, optimizer, group):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run(rng, stage(trainable=(group,), optimizer=optimizer), model)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    mine = {id(p) for p in model.groups()[group]}
+    mine = {id(p) for p in groups(model, group)[group]}
     assert moved == {name for name, p in model.named_parameters() if id(p) in mine}
 
 
@@ -118,7 +127,7 @@ def test_l1_does_not_see_an_outlier_as_mse_does(rng):
         run(
             rng,
             stage(
-                task(loss=loss, coefficients=Coefficients(1, 0, 0)),
+                task(loss=loss, coefficients=coefficients(1, 0, 0)),
                 trainable=("shifts",),
                 lr=0.3,
                 epochs=60,
@@ -143,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_place(rng):
     frames = structures(rng, 13)
     data = {"default": task_data(frames[3:], frames[:3])}
     start = sum(len(frame) for frame in frames[3:8])
-    data["default"].train._forces[start] = math.inf
+    data["default"].train._values["forces"][start] = math.inf
     recorder = Recorder()
     where = frames[8].where
     with pytest.raises(NotFinite, match=rf"stage1, epoch 1: .*{where}"):
@@ -168,8 +177,8 @@ def test_two_heads_learn_from_their_own_data(rng):
     data = {"a": task_data(frames, frames[:2]), "b": task_data(moved, moved[:2])}
     plan = stage(
         {
-            "a": task(coefficients=Coefficients(1, 0, 0)),
-            "b": task(coefficients=Coefficients(1, 0, 0)),
+            "a": task(coefficients=coefficients(1, 0, 0)),
+            "b": task(coefficients=coefficients(1, 0, 0)),
         },
         optimizer="lstsq",
         trainable=("readout", "shifts"),
