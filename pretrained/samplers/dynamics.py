@@ -8,7 +8,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from pretrained.samplers.growth import tagged
 
@@ -30,7 +29,8 @@ def dynamics(
     random = np.random.default_rng(seed)
     moving = atoms.copy()
     moving.calc = calculator
-    MaxwellBoltzmannDistribution(moving, temperature_K=temperature, rng=random)
+    width = np.sqrt(units.kB * temperature * moving.get_masses())[:, None]
+    moving.set_momenta(random.normal(size=moving.positions.shape) * width)
     run = Langevin(
         moving,
         timestep * units.fs,
