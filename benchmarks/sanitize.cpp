@@ -145,13 +145,17 @@ int main(int n_files, char** files) {
     done(mtp_basis_new(int64_t(at.basic.size() / 4), at.basic.data(), int64_t(at.products.size() / 4),
                        at.products.data(), at.n_scalars, at.scalars.data(), at.sizes[0], at.limits[0],
                        at.limits[1], at.sizes[1], &basis, message, sizeof message));
-    for (const std::vector<int64_t>& widths : {std::vector<int64_t>{}, {5, 5, 3}}) {
-      int64_t n_weights = 0, below = at.n_scalars;
+    for (const char* activation : {"", "tanh", "silu", "softplus", "gelu", "sigmoid"}) {
+      std::vector<int64_t> widths;  // none: linear
+      if (*activation) widths = {5, 5, 3};
+      const int64_t n_biases = *activation == 's' ? at.sizes[2] : 1, timestep = n_biases > 1;
+      int64_t n_weights = widths.empty() ? 0 : (n_biases - 1) * widths[0] + timestep * 5, below = at.n_scalars;
       for (int64_t width : widths) n_weights += (below + 1) * width, below = width;
       const auto weights = numbers(n_weights += below), mean = numbers(at.n_scalars);
       mtp_readout* readout = nullptr;
       done(mtp_readout_new(at.n_scalars, mean.data(), mean.data(), 0.5, int64_t(widths.size()), widths.data(),
-                           weights.data(), &readout, message, sizeof message));
+                           *activation ? activation : "tanh", timestep, n_biases, weights.data(), &readout,
+                           message, sizeof message));
       run_passes<double>(at, basis, readout, n_weights);
       run_passes<float>(at, basis, readout, n_weights);
       run_inference(at, basis, readout);

@@ -2,46 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from mtp.type_embedding import TypeEmbedding
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "silu": functional.silu,
+    "softplus": partial(functional.softplus, threshold=40.0),  # exact in float64 up to there
+    "gelu": partial(functional.gelu, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+}
+"""What a hidden layer can apply to its sums."""
+
+FIRST_TIMESTEP = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Readout:
     """An energy readout as numbers, for kernels that evaluate it themselves.
 
-    x = (B - mean)·inverse_std, then tanh layers of the hidden widths (weights, biases), added to
-    their input where the widths are equal, then the last weights without bias, times scale.
+    x = (B - mean)·inverse_std, then layers y = t·act(W x + b), added to their input where the
+    widths are equal, then the last weights without bias, times scale.
+
+    weights: flat. For each layer W (out, in); the biases b (out,); and, with `timestep` and where
+    the widths are equal, the timesteps t (out,), which are 1 elsewhere. Then the last weights. The
+    first layer has `n_biases` rows of biases: 1, or one for each species of the central atom.
     """
 
     hidden: tuple[int, ...]
-    weights: Tensor  # flat: per layer weights (out, in), biases; then the last weights
+    weights: Tensor
     mean: Tensor
     inverse_std: Tensor
     scale: float
+    activation: str = "tanh"
+    timestep: bool = False
+    n_biases: int = 1
+
+
+class Layer(nn.Linear):
+    """y = t·act(W x + b), added to x where the widths are equal.
+
+    The timesteps t (out,) are there only where they are asked for and the widths are equal.
+    """
+
+    def __init__(self, n_in: int, n_out: int, activation: str, timestep: bool) -> None:
+        super().__init__(n_in, n_out, dtype=torch.float64)
+        self.activation = ACTIVATIONS[activation]
+        self.skips = n_in == n_out
+        first = torch.full((n_out,), FIRST_TIMESTEP, dtype=torch.float64)
+        self.timestep = nn.Parameter(first) if timestep and self.skips else None
+
+    def forward(self, x: Tensor, step: Tensor, more_bias: Tensor | None = None) -> Tensor:
+        """All parameters, and more_bias (…, out), are multiplied by step."""
+        sums = super().forward(x)
+        y = self.activation((sums if more_bias is None else sums + more_bias) * step)
+        if self.timestep is not None:
+            y = y * (self.timestep * step)
+        return x + y if self.skips else y
 
 
 class EnergyHead(nn.Module):
     """Energies of atoms: species shift plus a linear or neural readout of standardised invariants.
 
-    ``hidden`` empty: e = shift(z) + scale · w·(B/std). Otherwise a network on (B − mean)/std with
-    tanh layers, skipping over layers of equal width, minus its value for B = 0: an isolated atom
-    has its shift. mean, std and scale are set once from data.
-    Weights and biases are ``step`` times their parameters: the size of an optimiser's unit step.
+    ``hidden`` empty: e = shift(z) + scale · w·(B/std). Otherwise a network of `Layer`s on
+    (B − mean)/std, minus its value for B = 0: an isolated atom has its shift. With an embedding the
+    vector of the atom's species enters the first layer beside B. mean, std and scale are set once
+    from data.
+    All weights, biases and timesteps are ``step`` times their parameters: the size of an
+    optimiser's unit step.
     """
 
-    def __init__(self, n_species: int, n_scalars: int, hidden: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        n_species: int,
+        n_scalars: int,
+        hidden: tuple[int, ...] = (),
+        activation: str = "tanh",
+        timestep: bool = False,
+        embedding: TypeEmbedding | None = None,
+    ) -> None:
         super().__init__()
-        self.hidden = hidden
+        self.hidden, self.activation, self.timestep = hidden, activation, timestep
         widths = [n_scalars, *hidden]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(Layer(a, b, activation, timestep) for a, b in pairwise(widths))
         self.last = nn.Linear(widths[-1], 1, bias=False, dtype=torch.float64)
         self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
+        self._embedding = (embedding,)  # in a tuple: the potential's, not a module of the head
+        self.by_species = None
+        if embedding is not None and hidden:
+            self.by_species = nn.Linear(embedding.width, hidden[0], False, dtype=torch.float64)
         for name, value in (
             ("mean", torch.zeros(n_scalars)),
             ("std", torch.ones(n_scalars)),
@@ -51,56 +108,81 @@ class EnergyHead(nn.Module):
             self.register_buffer(name, value.double())
 
     @property
+    def species_bias(self) -> Tensor | None:
+        """(n_species, width) what the species adds to the biases of the first layer."""
+        return None if self.by_species is None else self.by_species(self._embedding[0]())
+
+    @property
     def linear(self) -> bool:
         """Whether the readout is linear in the invariants (a classic MTP)."""
         return not self.hidden
 
-    def features(self, b: Tensor) -> Tensor:
+    def forward(self, b: Tensor, species: Tensor) -> Tensor:
+        """(atoms,) energies without the shifts, in eV."""
+        return self.last(self.features(b, species)).squeeze(-1)
+
+    def features(self, b: Tensor, species: Tensor) -> Tensor:
         """(atoms, n) what the last weights are applied to, in eV: e = features·w."""
         if self.linear:
             return b * (self.scale * self.step / self.std)
-        return (self._hidden(b) - self._hidden(torch.zeros_like(b[:1]))) * (self.scale * self.step)
+        species = species.long()
+        return (self._hidden(b, species) - self._isolated()[species]) * (self.scale * self.step)
 
-    def _hidden(self, b: Tensor) -> Tensor:
+    def _hidden(self, b: Tensor, species: Tensor) -> Tensor:
         x = (b - self.mean) / self.std
-        for layer in self.layers:
-            y = torch.tanh(layer(x) * self.step)
-            x = x + y if x.shape[-1] == y.shape[-1] else y
+        bias = self.species_bias
+        first = None if bias is None else bias[species]
+        for k, layer in enumerate(self.layers):
+            x = layer(x, self.step, None if k else first)
         return x
 
+    def _isolated(self) -> Tensor:
+        """(n_species, n) the last hidden layer for B = 0."""
+        species = torch.arange(len(self.shifts), device=self.mean.device)
+        return self._hidden(self.mean.new_zeros(len(species), len(self.mean)), species)
+
+    # --- for kernels that read out themselves ---------------------------------------------------
+
     def offset(self) -> Tensor:
-        """What `readout` gives for B = 0, in eV; it is not part of the energy."""
+        """(n_species,) what `readout` gives for B = 0, in eV; not part of the energy."""
         if self.linear:
-            return torch.zeros_like(self.scale)
-        x = self._hidden(torch.zeros_like(self.mean)[None])
-        return self.last(x)[0, 0] * (self.scale * self.step)
+            return torch.zeros_like(self.shifts)
+        return self.last(self._isolated())[:, 0] * (self.scale * self.step)
 
     def readout(self) -> Readout:
         """The readout as numbers; it does not know of `offset`."""
         mean = torch.zeros_like(self.mean) if self.linear else self.mean
-        weights = torch.cat([p.detach().reshape(-1) for p in self._readout_parameters()])
-        return Readout(self.hidden, weights * self.step, mean, 1 / self.std, float(self.scale))
+        return Readout(
+            **{"hidden": self.hidden, "weights": self._flat().detach(), "mean": mean},
+            **{"inverse_std": 1 / self.std, "scale": float(self.scale)},
+            **{"activation": self.activation, "timestep": self.timestep},
+            n_biases=1 if self.by_species is None else len(self.shifts),
+        )
 
     def add_gradient(self, weights_bar: Tensor, energy_weight: Tensor) -> None:
         """Add to the parameters' .grad.
 
-        weights_bar: gradient by the flat weights of `readout`.  energy_weight: sum over the atoms
-        of the derivative by their energies, each of which lacks `offset`.
+        weights_bar: gradient by the flat weights of `readout`.  energy_weight: (n_species,) sum
+        over the atoms of the derivative by their energies, each of which lacks `offset`.
         """
-        parameters = self._readout_parameters()
-        parts = torch.split(weights_bar * self.step, [p.numel() for p in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            add_to_gradient(parameter, part.reshape(parameter.shape))
-        if not self.linear and any(p.requires_grad for p in parameters):
-            with torch.enable_grad():
-                (-energy_weight * self.offset()).backward()
+        with torch.enable_grad():
+            weights = self._flat()
+            if not weights.requires_grad:
+                return
+            loss = (weights.double() * weights_bar).sum()
+            if not self.linear:
+                loss = loss - (self.offset().double() * energy_weight).sum()
+        loss.backward()
 
-    def _readout_parameters(self) -> list[nn.Parameter]:
-        return [p for layer in (*self.layers, self.last) for p in layer.parameters()]
-
-    def forward(self, b: Tensor) -> Tensor:
-        """(atoms,) energies without the shifts, in eV."""
-        return self.last(self.features(b)).squeeze(-1)
+    def _flat(self) -> Tensor:
+        """The weights of `Readout` as a function of the parameters."""
+        parts, by_species = [], self.species_bias
+        for layer in self.layers:
+            bias = layer.bias
+            if not parts and by_species is not None:
+                bias = bias + by_species
+            parts += [layer.weight, bias, *([] if layer.timestep is None else [layer.timestep])]
+        return torch.cat([part.reshape(-1) for part in (*parts, self.last.weight)]) * self.step
 
 
 def add_to_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:

@@ -21,7 +21,7 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
 from mtp.heads import Readout
 
-ABI = 1
+ABI = 2
 """MTP_ABI of mtp/kernels/src/mtp.h, the interface that is described here."""
 
 MESSAGE_SIZE = 1024
@@ -67,8 +67,8 @@ def library() -> ctypes.CDLL:
         *(POINTER(c_void_p), c_char_p, c_int64),
     ]
     lib.mtp_readout_new.argtypes = [
-        *(c_int64, c_void_p, c_void_p, c_double, c_int64, c_void_p, c_void_p),
-        *(POINTER(c_void_p), c_char_p, c_int64),
+        *(c_int64, c_void_p, c_void_p, c_double, c_int64, c_void_p, c_char_p, c_int64, c_int64),
+        *(c_void_p, POINTER(c_void_p), c_char_p, c_int64),
     ]
     lib.mtp_readout_free.argtypes = [c_void_p]
     lib.mtp_readout_free.restype = None
@@ -167,7 +167,8 @@ class NativeReadout:
         call(
             library().mtp_readout_new,
             *(len(arrays[0]), mean, inverse_std, readout.scale),
-            *(len(widths), widths.ctypes.data, weights, ctypes.byref(self.pointer)),
+            *(len(widths), widths.ctypes.data, readout.activation.encode()),
+            *(int(readout.timestep), readout.n_biases, weights, ctypes.byref(self.pointer)),
         )
         weakref.finalize(self, library().mtp_readout_free, self.pointer)
 

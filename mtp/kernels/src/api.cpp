@@ -90,6 +90,8 @@ void run_chosen(const Work& work) {
   if (const char* error = chosen().run(work)) throw std::runtime_error(error);
 }
 
+constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 1 << 10;  // their products cannot overflow
+
 int n_components(int nu) { return (nu + 1) * (nu + 2) / 2; }
 
 // Position of (a, b, c) among the components of its degree: a descending, then b descending.
@@ -267,30 +269,54 @@ void check_job(const mtp_job& job) {
   need(!reverse || seeds || job.readout, "derivatives are wanted without a seed: b_bar, b_dot_bar or a readout");
 }
 
-// What the readout gives without neighbours; taken from the kernel itself, so that the energy of an
-// isolated atom is its shift to the last bit.
+void check_readout(const Readout& readout, const Plan& plan, int64_t n_species) {
+  if (readout.n_scalars != int64_t(plan.scalars.size()))
+    throw std::runtime_error("basis and readout do not belong together");
+  if (readout.n_biases != 1 && readout.n_biases != n_species)
+    throw std::runtime_error("the readout's biases are not for this number of species");
+}
+
+// What the readout gives for each species without neighbours; taken from the kernel itself, so that
+// the energy of an isolated atom is its shift to the last bit.
 void set_offsets(mtp_model& model) {
-  const int32_t species = 0, base = 0, count = 0;
-  const int64_t start = 0;
+  const int64_t n = model.n_species;
+  std::vector<int32_t> species, none(n, 0);
+  const std::vector<int64_t> start(n, 0);
+  for (int64_t i = 0; i < n; i++) species.push_back(int32_t(i));
   for (int64_t single : {0, 1}) {
+    model.offset[single].assign(n, 0.0);
     Work work;
     work.plan = &model.plan;
     work.readout = &model.readout;
-    work.n_all = 1;
+    work.n_all = n;
     mtp_job& job = work.job;
     job.single = single;
-    job.n_threads = job.n_atoms = 1;
-    job.n_species = model.n_species;
-    job.species = &species;
-    job.start = &start;
-    job.count = &count;
-    job.base = &base;
+    job.n_threads = 1;
+    job.n_atoms = job.n_species = n;
+    job.species = species.data();
+    job.start = start.data();
+    job.count = job.base = none.data();
     job.c = single ? static_cast<const void*>(model.c_single.data()) : model.c.data();
-    job.energies = &model.offset[single];
+    job.energies = model.offset[single].data();
     run_chosen(work);
-    if (!(model.offset[single] - model.offset[single] == 0))
-      throw std::runtime_error("the model is damaged: an isolated atom has no finite energy");
+    for (double energy : model.offset[single])
+      if (!(energy - energy == 0))
+        throw std::runtime_error("the model is damaged: an isolated atom has no finite energy");
   }
+}
+
+Activation activation_of(const std::string& name) {
+  const std::pair<const char*, Activation> all[] = {{"tanh", Activation::kTanh},
+                                                    {"silu", Activation::kSilu},
+                                                    {"softplus", Activation::kSoftplus},
+                                                    {"gelu", Activation::kGelu},
+                                                    {"sigmoid", Activation::kSigmoid}};
+  std::string known;
+  for (const auto& [known_name, activation] : all) {
+    if (name == known_name) return activation;
+    known += std::string(known.empty() ? "" : ", ") + known_name;
+  }
+  throw std::runtime_error("activation must be one of " + known + ", got '" + name + "'");
 }
 
 }  // namespace
@@ -309,22 +335,31 @@ Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const 
   return builder.plan;
 }
 
-Readout make_readout(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
-                     int64_t n_layers, const int64_t* widths, const double* weights) {
-  if (n_scalars < 1 || n_layers < 0) throw std::runtime_error("the readout is not valid");
+Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths, const char* activation,
+                     bool timestep, int64_t n_biases) {
+  if (n_scalars < 1 || n_layers < 0 || n_layers > kMaxLayers || n_biases < 1)
+    throw std::runtime_error("the readout is not valid");
   Readout readout;
-  readout.widths.assign(1, n_scalars);
-  int64_t n_weights = 0;
+  readout.n_scalars = readout.total_width = n_scalars;
+  readout.n_biases = n_biases;
+  readout.activation = activation_of(activation ? activation : "");
+  int64_t width = n_scalars, next = 0;
   for (int64_t k = 0; k < n_layers; k++) {
-    if (widths[k] < 1) throw std::runtime_error("a layer has no width");
-    n_weights += (readout.widths.back() + 1) * widths[k];
-    readout.widths.push_back(widths[k]);
+    if (widths[k] < 1 || widths[k] > kMaxWidth) throw std::runtime_error("a layer's width is not valid");
+    const int64_t rows = k == 0 ? n_biases : 1;
+    DenseLayer layer{width, widths[k], next, next + width * widths[k], -1, rows > 1 ? widths[k] : 0,
+                     width == widths[k]};
+    next = layer.bias + rows * widths[k];
+    if (timestep && layer.skip) {
+      layer.timestep = next;
+      next += widths[k];
+    }
+    width = widths[k];
+    readout.total_width += width;
+    readout.layers.push_back(layer);
   }
-  n_weights += readout.widths.back();
-  readout.weights.assign(weights, weights + n_weights);
-  readout.mean.assign(mean, mean + n_scalars);
-  readout.inverse_std.assign(inverse_std, inverse_std + n_scalars);
-  readout.scale = scale;
+  readout.last = next;
+  readout.last_width = width;
   return readout;
 }
 
@@ -377,8 +412,7 @@ int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t m
     work.n_all = job->n_atoms;
     if (job->readout) {
       work.readout = &job->readout->readout;
-      if (work.readout->widths[0] != int64_t(basis->plan.scalars.size()))
-        throw std::runtime_error("basis and readout do not belong together");
+      mtp::check_readout(*work.readout, basis->plan, job->n_species);
     }
     mtp::run_chosen(work);
   });
@@ -395,10 +429,18 @@ int64_t mtp_model_species(const mtp_model* model, int64_t* atomic_numbers, int64
 }
 
 int mtp_readout_new(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
-                    int64_t n_layers, const int64_t* widths, const double* weights, mtp_readout** out,
-                    char* message, int64_t message_size) {
+                    int64_t n_layers, const int64_t* widths, const char* activation, int64_t timestep,
+                    int64_t n_biases, const double* weights, mtp_readout** out, char* message,
+                    int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
-    *out = new mtp_readout{mtp::make_readout(n_scalars, mean, inverse_std, scale, n_layers, widths, weights)};
+    auto made = std::make_unique<mtp_readout>();
+    mtp::Readout& readout = made->readout;
+    readout = mtp::make_readout(n_scalars, n_layers, widths, activation, timestep != 0, n_biases);
+    readout.mean.assign(mean, mean + n_scalars);
+    readout.inverse_std.assign(inverse_std, inverse_std + n_scalars);
+    readout.weights.assign(weights, weights + readout.n_weights());
+    readout.scale = scale;
+    *out = made.release();
   });
 }
 
@@ -410,8 +452,7 @@ int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_
     auto model = std::make_unique<mtp_model>();
     model->plan = basis->plan;
     model->readout = readout->readout;
-    if (model->readout.widths[0] != int64_t(model->plan.scalars.size()))
-      throw std::runtime_error("basis and readout do not belong together");
+    mtp::check_readout(model->readout, model->plan, n_species);
     model->set(n_species, c, shifts);
     mtp::set_offsets(*model);
     *out = model.release();
@@ -499,11 +540,11 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     job.forces = forces;
     job.virial = atom_virial ? atom_virial : own_virial.data();
     mtp::run_chosen(work);
-    const double offset = model->offset[single ? 1 : 0];
+    const double* offset = model->offset[single ? 1 : 0].data();
     *energy = 0;
     std::fill(virial, virial + 6, 0.0);
     for (int64_t i = 0; i < n_local; i++) {
-      energies[i] = energies[i] - offset + model->shifts[species[i]];
+      energies[i] = energies[i] - offset[species[i]] + model->shifts[species[i]];
       *energy += energies[i];
       for (int k = 0; k < 6; k++) virial[k] += job.virial[6 * i + k];
     }

@@ -43,6 +43,8 @@ struct Json {
     return value;
   }
 
+  bool boolean() const { return checked(kBoolean, "a true or false").text == "true"; }
+
   int64_t integer() const {
     checked(kNumber, "a number");
     if (text.size() > 18 || text.find_first_of(".eE") != std::string::npos)

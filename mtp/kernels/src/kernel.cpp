@@ -94,18 +94,70 @@ inline Lanes<float>::Vector exponential(Lanes<float>::Vector x) {
   for (float k : c) p = p * r + k;
   return reinterpret_cast<Lanes<float>::Vector>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(t) << 23));
 }
-template <class V> inline V hyperbolic_tangent(V x);
-template <class V> inline Dual<V> hyperbolic_tangent(Dual<V> x) {
-  V t = hyperbolic_tangent(x.v);
-  return {t, (1 - t * t) * x.d};
-}
-template <class V> inline V hyperbolic_tangent(V x) {
+template <class V> inline V magnitude(V x, double limit) {  // |x|, at most the limit; NaN stays NaN
   typedef decltype(x[0] + 0) S;
   V size = x < 0 ? -x : x;
-  size = size > S(20) ? V{} + S(20) : size;
+  return size > S(limit) ? V{} + S(limit) : size;
+}
+template <class V> inline V hyperbolic_tangent(V x) {
+  V size = magnitude(x, 20);
   V t = 1 - 2 / (exponential(size + size) + 1);
   return x < 0 ? -t : t;
 }
+template <class V> inline V logistic(V x) {
+  V small = exponential(-magnitude(x, 80)), large = 1 / (1 + small);
+  return x < 0 ? small * large : large;
+}
+// log(1 + u) for 0 ≤ u ≤ 1 by the series of 2 artanh(u / (2 + u)).
+template <class V> inline V log_one_plus(V u) {
+  typedef decltype(u[0] + 0) S;
+  constexpr int terms = sizeof(S) == 8 ? 18 : 8;
+  V s = u / (2 + u), square = s * s, sum = V{};
+  for (int k = terms - 1; k >= 0; k--) sum = sum * square + S(1.0 / (2 * k + 1));
+  return 2 * s * sum;
+}
+
+// Activations: value, first and second derivative of a number.
+
+template <class V>
+struct Curve {
+  V value, first, second;
+};
+struct Tanh {
+  template <class V> static Curve<V> of(V x) {
+    V t = hyperbolic_tangent(x), slope = 1 - t * t;
+    return {t, slope, -2 * t * slope};
+  }
+};
+struct Sigmoid {
+  template <class V> static Curve<V> of(V x) {
+    V s = logistic(x), slope = s * (1 - s);
+    return {s, slope, slope * (1 - 2 * s)};
+  }
+};
+struct Silu {
+  template <class V> static Curve<V> of(V x) {
+    V s = logistic(x), slope = s * (1 - s);
+    return {x * s, s + x * slope, slope * (2 + x * (1 - 2 * s))};
+  }
+};
+struct Softplus {
+  template <class V> static Curve<V> of(V x) {
+    V s = logistic(x), above = x > 0 ? x : x - x;
+    return {above + log_one_plus(exponential(-magnitude(x, 80))), s, s * (1 - s)};
+  }
+};
+struct Gelu {  // x/2·(1 + tanh(√(2/π)·(x + 0.044715 x³)))
+  template <class V> static Curve<V> of(V x) {
+    typedef decltype(x[0] + 0) S;
+    const S k = S(0.79788456080286535588), a = S(0.044715);
+    V square = x * x, t = hyperbolic_tangent(k * x * (1 + a * square));
+    V u_first = k * (1 + 3 * a * square), u_second = 6 * k * a * x;
+    V slope = 1 - t * t, half = x / 2;
+    return {half * (1 + t), (1 + t) / 2 + half * slope * u_first,
+            slope * u_first + half * slope * (u_second - 2 * t * u_first * u_first)};
+  }
+};
 
 // --- one block of atoms -----------------------------------------------------------------------------
 
@@ -672,27 +724,27 @@ class Pass {
   void read_out() {
     const Readout& head = *w.readout;
     const int n = static_cast<int>(p.scalars.size());
-    const size_t n_layers = head.widths.size() - 1;
-    size_t total = 0;
-    for (int64_t width : head.widths) total += width;
-    T* in = layer_.get(3 * total);
-    T *act = in + total, *slope = act + total;
+    const size_t total = head.total_width;
+    T* in = layer_.get(4 * total);  // inputs of the layers; their activations and those' slopes; ∂E/∂input
+    T *act = in + total, *steep = act + total, *slope = steep + total;
     for (int s = 0; s < n; s++)
       in[s] = times(m[p.scalars[s]] - constant(S(head.mean[s])), S(head.inverse_std[s]));
-    const S* weight = weights;
-    for (size_t layer = 0; layer < n_layers; layer++) {
-      const int64_t a = head.widths[layer], b = head.widths[layer + 1];
-      dense(in, weight, weight + a * b, act, a, b);
+    for (const DenseLayer& layer : head.layers) {
+      const int64_t a = layer.n_in, b = layer.n_out;
+      const S* timestep = layer.timestep < 0 ? nullptr : weights + layer.timestep;
+      dense(in, weights + layer.weight, bias_of(layer, weights), act, a, b);
+      activate(head.activation, act, steep, b);
       T* out = in + a;
       for (int64_t j = 0; j < b; j++) {
-        act[j] = hyperbolic_tangent(act[j]);
-        out[j] = a == b ? in[j] + act[j] : act[j];
+        const T y = timestep ? times(act[j], timestep[j]) : act[j];
+        out[j] = layer.skip ? in[j] + y : y;
       }
-      weight += a * b + b;
       act += b;
+      steep += b;
       in = out;
     }
-    const int64_t width = head.widths[n_layers];
+    const int64_t width = head.last_width;
+    const S* weight = weights + head.last;
     T seed = constant(S(head.scale));
     if constexpr (kDual)
       for (int l = 0; l < W; l++) {
@@ -704,24 +756,61 @@ class Pass {
       energy += times(in[i], weight[i]);
       slope[i] = times(seed, weight[i]);
     }
-    V* bar = weight_sums ? weight_sums + (weight - weights) : nullptr;
-    if (bar)
-      for (int64_t i = 0; i < width; i++) bar[i] += wanted(seed * in[i]);
+    if (weight_sums)
+      for (int64_t i = 0; i < width; i++) weight_sums[head.last + i] += wanted(seed * in[i]);
     if (job.energies)
       for (int l = 0; l < n_lanes; l++) job.energies[atom[l]] = double(value(energy)[l]) * head.scale;
-    for (size_t layer = n_layers; layer-- > 0;) {
-      const int64_t a = head.widths[layer], b = head.widths[layer + 1];
-      weight -= a * b + b;
+    for (size_t k = head.layers.size(); k-- > 0;) {
+      const DenseLayer& layer = head.layers[k];
+      const int64_t a = layer.n_in, b = layer.n_out;
       act -= b;
+      steep -= b;
       in -= a;
       T* below = slope + b;
-      for (int64_t i = 0; i < a; i++) below[i] = a == b ? slope[i] : T{};
-      for (int64_t j = 0; j < b; j++) slope[j] = slope[j] * (constant(1) - act[j] * act[j]);
-      dense_reverse(slope, weight, below, a, b);
-      if (weight_sums) dense_gradient(slope, in, weight_sums + (weight - weights), a, b);
+      for (int64_t i = 0; i < a; i++) below[i] = layer.skip ? slope[i] : T{};
+      if (layer.timestep >= 0) {
+        if (weight_sums)
+          for (int64_t j = 0; j < b; j++) weight_sums[layer.timestep + j] += wanted(slope[j] * act[j]);
+        for (int64_t j = 0; j < b; j++) slope[j] = times(slope[j], weights[layer.timestep + j]);
+      }
+      for (int64_t j = 0; j < b; j++) slope[j] = slope[j] * steep[j];
+      dense_reverse(slope, weights + layer.weight, below, a, b);
+      if (weight_sums)
+        dense_gradient(slope, in, weight_sums + layer.weight, bias_of(layer, weight_sums), a, b);
       slope = below;
     }
     for (int s = 0; s < n; s++) g[p.scalars[s]] += times(slope[s], S(head.inverse_std[s]));
+  }
+
+  template <class X>
+  X* bias_of(const DenseLayer& layer, X* numbers) const {
+    return numbers + layer.bias + species * layer.bias_stride;
+  }
+
+  // Replaces n numbers by their activations; steep: the derivatives of those by the numbers.
+  static void activate(Activation kind, T* x, T* steep, int64_t n) {
+    switch (kind) {
+      case Activation::kTanh: return activate_by<Tanh>(x, steep, n);
+      case Activation::kSilu: return activate_by<Silu>(x, steep, n);
+      case Activation::kSoftplus: return activate_by<Softplus>(x, steep, n);
+      case Activation::kGelu: return activate_by<Gelu>(x, steep, n);
+      case Activation::kSigmoid: return activate_by<Sigmoid>(x, steep, n);
+    }
+  }
+
+  template <class F>
+  static void activate_by(T* x, T* steep, int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+      const Curve<V> y = F::of(value(x[j]));
+      if constexpr (kDual) {
+        const V along = x[j].d;
+        x[j] = {y.value, y.first * along};
+        steep[j] = {y.first, y.second * along};
+      } else {
+        x[j] = y.value;
+        steep[j] = y.first;
+      }
+    }
   }
 
   // out[j] = bias[j] + Σ_i weight[j, i]·in[i]; four outputs at once, so that inputs are loaded once.
@@ -752,10 +841,10 @@ class Pass {
       for (int64_t i = 0; i < a; i++) below[i] += times(slope[j], weight[j * a + i]);
   }
 
-  static void dense_gradient(const T* slope, const T* in, V* bar, int64_t a, int64_t b) {
+  static void dense_gradient(const T* slope, const T* in, V* bar, V* bias_bar, int64_t a, int64_t b) {
     for (int64_t j = 0; j < b; j++) {
       for (int64_t i = 0; i < a; i++) bar[j * a + i] += wanted(slope[j] * in[i]);
-      bar[a * b + j] += wanted(slope[j]);
+      bias_bar[j] += wanted(slope[j]);
     }
   }
 

@@ -12,7 +12,7 @@ struct mtp_model {
   std::vector<int64_t> atomic_numbers;  // of a model from a file
   std::vector<double> c, shifts;
   std::vector<float> c_single;
-  double offset[2] = {0, 0};  // energy without neighbours or shift, in double and in single precision
+  std::vector<double> offset[2];  // energies without neighbours or shift, in double and in single precision
 
   void set(int64_t species, const double* coefficients, const double* species_shifts) {
     if (species < 1) throw std::runtime_error("the model has no species");
@@ -27,7 +27,8 @@ namespace mtp {
 Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
                int64_t n_scalars, const int64_t* scalars, int64_t n_moments, double r_min, double r_max,
                int64_t n_q);
-Readout make_readout(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
-                     int64_t n_layers, const int64_t* widths, const double* weights);
+// The shape of a readout; the n_weights() weights and the other numbers are still to be set.
+Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths, const char* activation,
+                     bool timestep, int64_t n_biases);
 std::unique_ptr<mtp_model> load_model(const char* path, const char* head);
 }  // namespace mtp

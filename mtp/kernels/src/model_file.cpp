@@ -11,7 +11,7 @@
 namespace mtp {
 namespace {
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;
 
 [[noreturn]] void fail(const std::string& text) { throw std::runtime_error(text); }
 
@@ -48,6 +48,7 @@ class Tensors {
   }
 
   const Json& header() const { return header_; }
+  int64_t size() const { return int64_t(content_.size()); }  // bytes: there are fewer numbers
 
   std::vector<double> real(const std::string& name, const std::vector<int64_t>& shape) const {
     const Json& entry = find(name, shape);
@@ -127,39 +128,53 @@ std::string listed(const std::vector<std::string>& names) {
   return out;
 }
 
-std::string choose_head(const std::vector<std::string>& heads, const char* asked) {
-  if (!asked && heads.size() == 1) return heads[0];
-  for (const std::string& head : heads)
-    if (asked && head == asked) return head;
+size_t choose_head(const std::vector<std::string>& heads, const char* asked) {
+  if (!asked && heads.size() == 1) return 0;
+  for (size_t i = 0; i < heads.size(); i++)
+    if (asked && heads[i] == asked) return i;
   fail("head must be one of " + listed(heads) + " of this potential: " +
        (asked ? "it has no '" + std::string(asked) + "'" : "it has several and none was named"));
 }
 
-Readout read_head(const Tensors& tensors, const std::string& head, int64_t n_scalars,
-                  const std::vector<int64_t>& hidden) {
-  const std::string name = "heads." + head + ".";
+Readout read_head(const Tensors& tensors, const Json& spec, int64_t n_scalars, int64_t n_species) {
+  const std::string name = "heads." + spec.at("name").string() + ".";
+  const std::vector<int64_t> hidden = spec.at("hidden").integers();
+  const bool embedded = spec.at("embedded").boolean() && !hidden.empty();
+  Readout readout = make_readout(n_scalars, int64_t(hidden.size()), hidden.data(),
+                                 spec.at("activation").string().c_str(), spec.at("timestep").boolean(),
+                                 embedded ? n_species : 1);
+  if (readout.n_weights() > tensors.size()) fail("its header has wider layers than its tensors");
+  readout.weights.assign(readout.n_weights(), 0.0);
+  readout.mean.assign(n_scalars, 0.0);
   const double step = tensors.real(name + "step", {})[0];
-  std::vector<double> mean = tensors.real(name + "mean", {n_scalars}), inverse, weights;
-  if (hidden.empty()) mean.assign(n_scalars, 0.0);
-  for (double std : tensors.real(name + "std", {n_scalars})) inverse.push_back(1 / std);
-  auto append = [&](const std::string& tensor, const std::vector<int64_t>& shape) {
-    for (double weight : tensors.real(name + tensor, shape)) weights.push_back(weight * step);
+  auto put = [&](const std::string& tensor, const std::vector<int64_t>& shape, int64_t at) {
+    for (double weight : tensors.real(name + tensor, shape)) readout.weights[at++] = weight * step;
   };
-  int64_t width = n_scalars;
-  for (size_t k = 0; k < hidden.size(); k++) {
-    const std::string layer = "layers." + std::to_string(k) + ".";
-    append(layer + "weight", {hidden[k], width});
-    append(layer + "bias", {hidden[k]});
-    width = hidden[k];
+  for (size_t k = 0; k < readout.layers.size(); k++) {
+    const DenseLayer& layer = readout.layers[k];
+    const std::string own = "layers." + std::to_string(k) + ".";
+    put(own + "weight", {layer.n_out, layer.n_in}, layer.weight);
+    for (int64_t row = 0; row < (k ? 1 : readout.n_biases); row++)
+      put(own + "bias", {layer.n_out}, layer.bias + row * layer.n_out);
+    if (layer.timestep >= 0) put(own + "timestep", {layer.n_out}, layer.timestep);
   }
-  append("last.weight", {1, width});
-  const double scale = tensors.real(name + "scale", {})[0];
-  return make_readout(n_scalars, mean.data(), inverse.data(), scale, int64_t(hidden.size()), hidden.data(),
-                      weights.data());
+  put("last.weight", {1, readout.last_width}, readout.last);
+  if (embedded) {  // added to the biases of the first layer
+    int64_t at = readout.layers[0].bias;
+    for (double bias : tensors.real(name + "species_bias", {n_species, hidden[0]}))
+      readout.weights[at++] += bias * step;
+  }
+  readout.scale = tensors.real(name + "scale", {})[0];
+  const std::vector<double> mean = tensors.real(name + "mean", {n_scalars});
+  if (!hidden.empty()) readout.mean = mean;
+  for (double std : tensors.real(name + "std", {n_scalars})) readout.inverse_std.push_back(1 / std);
+  return readout;
 }
 
-std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, const std::string& head) {
+std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, size_t index) {
   const Json& spec = header.at("spec");
+  const Json& chosen = spec.at("heads").array()[index];
+  const std::string head = chosen.at("name").string();
   const int64_t n_q = spec.at("n_q").integer(), n_moments = header.at("n_moments").integer();
   const std::vector<int64_t> basic = tensors.integers("table.basic", 4);
   const std::vector<int64_t> products = tensors.integers("table.products", 4);
@@ -170,9 +185,9 @@ std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, con
   model->plan = make_plan(n_basic, basic.data(), n_products, products.data(), int64_t(scalars.size()),
                           scalars.data(), n_moments, spec.at("min_dist").number(),
                           spec.at("cutoff").number(), n_q);
-  model->readout = read_head(tensors, head, int64_t(scalars.size()), spec.at("hidden").integers());
   model->atomic_numbers = spec.at("species").integers();
   const int64_t n = int64_t(model->atomic_numbers.size());
+  model->readout = read_head(tensors, chosen, int64_t(scalars.size()), n);
   std::vector<double> c = tensors.real("radial", {n, n, model->plan.n_radial, n_q});
   const std::vector<double> scale = tensors.real("radial_scale", {n_q});
   for (size_t i = 0; i < c.size(); i++) c[i] *= scale[i % n_q];
@@ -207,14 +222,15 @@ std::unique_ptr<mtp_model> load_model(const char* path, const char* head) {
     header = JsonReader::read(ours->string());
     format = header.at("format").integer();
     if (format == kFormat)
-      for (const Json& name : header.at("spec").at("heads").array()) heads.push_back(name.string());
+      for (const Json& one : header.at("spec").at("heads").array())
+        heads.push_back(one.at("name").string());
   } catch (const std::runtime_error& error) {
     fail(damaged + error.what());
   }
   if (format != kFormat)
     fail(file + ": model format " + std::to_string(format) + ", but this library reads format " +
          std::to_string(kFormat));
-  const std::string chosen = choose_head(heads, head);
+  const size_t chosen = choose_head(heads, head);
   try {
     return build(tensors, header, chosen);
   } catch (const std::runtime_error& error) {

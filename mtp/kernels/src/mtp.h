@@ -18,7 +18,7 @@ typedef struct mtp_neighbours mtp_neighbours;
 
 /* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
  * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
-#define MTP_ABI 1
+#define MTP_ABI 2
 int64_t mtp_abi(void);
 
 /* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
@@ -34,12 +34,16 @@ void mtp_basis_free(mtp_basis* basis);
  * moments, 3 coefficient gradient; per atom 4 products, 5 their reverse. */
 void mtp_basis_cost(const mtp_basis* basis, int64_t* counts);
 
-/* Energy of an atom from its invariants: x = (B − mean)·inverse_std; layer k is (widths[k], width before)
- * weights then widths[k] biases, tanh, added to its input where the widths are equal; then the last linear
- * weights, without bias, times scale. n_layers 0: linear. */
+/* Energy of an atom from its invariants: x = (B − mean)·inverse_std; layers y = t·act(W x + b), added to
+ * their input where the widths are equal; then the last linear weights, without bias, times scale.
+ * n_layers 0: linear. weights: per layer W (widths[k], width before), b (widths[k]), and with `timestep`
+ * where the widths are equal t (widths[k]), else t = 1; then the last weights. The first layer has
+ * n_biases rows of biases: 1, or one for each species of the central atom.
+ * activation: "tanh", "silu", "softplus", "gelu" (with tanh) or "sigmoid". */
 int mtp_readout_new(int64_t n_scalars, const double* mean, const double* inverse_std, double scale,
-                    int64_t n_layers, const int64_t* widths, const double* weights, mtp_readout** out,
-                    char* message, int64_t message_size);
+                    int64_t n_layers, const int64_t* widths, const char* activation, int64_t timestep,
+                    int64_t n_biases, const double* weights, mtp_readout** out, char* message,
+                    int64_t message_size);
 void mtp_readout_free(mtp_readout* readout);
 
 /* One pass over a batch: what is computed follows from the pointers that are given.

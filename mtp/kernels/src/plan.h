@@ -57,11 +57,25 @@ struct Plan {
 
 constexpr double kClampWidth = 0.1;  // Å, as in mtp/basis/radial.py
 
+enum class Activation { kTanh, kSilu, kSoftplus, kGelu, kSigmoid };
+
+// A hidden layer and where its numbers stand among the weights. skip: it is added to its input.
+struct DenseLayer {
+  int64_t n_in, n_out, weight, bias, timestep;  // timestep: -1 where there is none
+  int64_t bias_stride;                          // from one species' biases to the next one's
+  bool skip;
+};
+
 // Linear or NN readout of the invariants (mtp_readout_new).
 struct Readout {
-  std::vector<int64_t> widths;  // of the inputs and the hidden layers
+  int64_t n_scalars = 0, n_biases = 1;
+  std::vector<DenseLayer> layers;
+  int64_t last = 0, last_width = 0, total_width = 0;  // last: of the last weights; widths summed up
+  Activation activation = Activation::kTanh;
   std::vector<double> weights, mean, inverse_std;
   double scale = 1;
+
+  int64_t n_weights() const { return last + last_width; }
 };
 
 // One call: a job on given displacements, or inference on positions.
