@@ -39,6 +39,10 @@ def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -
             layer.bias.zero_()
             if layer.timestep is not None:
                 layer.timestep.fill_(FIRST_TIMESTEP / READOUT_STEP)
+        if head.by_species is not None:
+            bound = (3.0 / head.by_species.in_features) ** 0.5
+            weight = head.by_species.weight
+            weight.copy_(_uniform(weight, bound, generator) / READOUT_STEP)
         bound = (3.0 / head.last.in_features) ** 0.5
         head.last.weight.copy_(_uniform(head.last.weight, bound, generator) / READOUT_STEP)
         head.step.fill_(READOUT_STEP)
@@ -55,8 +59,14 @@ def _start_descriptor(potential: Potential, batch: Batch, generator: torch.Gener
     potential.radial_scale.copy_(RADIAL_STEP / size)
     polynomial = torch.arange(potential.table.n_radial) % spec.size
     functions = torch.eye(spec.size, dtype=torch.float64)[polynomial]
-    noise = torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
-    potential.radial.copy_((functions + NOISE * noise) / (neighbours**0.5 * RADIAL_STEP))
+    noise = NOISE * torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
+    if potential.embedding is None:
+        start = functions + noise
+    else:  # the component that all species share carries the functions
+        potential.embedding.start(generator)
+        start = noise / len(noise)
+        start[0, 0] += functions
+    potential.radial.copy_(start / (neighbours**0.5 * RADIAL_STEP))
 
 
 def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:

@@ -25,11 +25,13 @@ from mtp.short_names import short_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mtp.potential import Potential
+    from mtp.potential import Potential, PotentialSpec
 
 FORMAT = 2
 KEY = "mtp"
 TABLE = "table."
+EMBEDDED = "embedding.radial"  # radial coefficients between components of the type embedding
+SPECIES_BIAS = ".species_bias"
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
@@ -51,9 +53,7 @@ def save_model(
         "n_moments": potential.table.n_moments,
         "provenance": _without_folders(provenance or {}),
     }
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()
-    }
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(potential).items()}
     tensors |= _table(potential)
     # One key only: safetensors does not promise an order of several.
     metadata = {KEY: json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)}
@@ -77,11 +77,40 @@ def load_model(path: str | Path) -> Potential:
         potential = Potential(spec)
         tensors = load(content)
         stored = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TABLE)}
-        potential.load_state_dict(tensors)
-    except (SafetensorError, ValidationError, RuntimeError) as error:
+        potential.load_state_dict(_state(spec, tensors))
+    except (SafetensorError, ValidationError, RuntimeError, KeyError) as error:
         raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
     _check_table(path, header, stored, potential)
     return potential
+
+
+def _tensors(potential: Potential) -> dict[str, Tensor]:
+    """The potential's state as the file has it.
+
+    A potential with a type embedding is there twice: as it is, and as the table of radial
+    coefficients and the biases of species that follow from it, which other programs read.
+    """
+    import torch
+
+    # Shared layers are one tensor under several names, which safetensors refuses: hence clone.
+    tensors = {name: t.detach().cpu().clone() for name, t in potential.state_dict().items()}
+    if potential.embedding is not None:
+        tensors[EMBEDDED] = tensors["radial"]
+        with torch.no_grad():
+            tensors["radial"] = (potential.coefficients / potential.radial_scale).cpu()
+            for name, head in potential.heads.items():
+                if (bias := getattr(head, "species_bias", None)) is not None:
+                    tensors[f"heads.{name}{SPECIES_BIAS}"] = bias.cpu()
+    return tensors
+
+
+def _state(spec: PotentialSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The potential's state from the tensors of a file."""
+    if spec.embedding is None:
+        return tensors
+    state = {name: t for name, t in tensors.items() if not name.endswith(SPECIES_BIAS)}
+    state["radial"] = state.pop(EMBEDDED)
+    return state
 
 
 def _table(potential: Potential) -> dict[str, Tensor]:

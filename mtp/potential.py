@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from mtp.basis.graphs import MomentSpec
 from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.basis.radial import RadialSpec
+from mtp.errors import InvalidInput
 from mtp.geometry import Batch
 from mtp.heads import EnergyHead, add_to_gradient
 from mtp.kernels import operator
 from mtp.kernels.choose import Basis, kernel_for, register_basis
 from mtp.terms import PREDICTED
+from mtp.type_embedding import TypeEmbedding
 
 
 @dataclass(frozen=True)
@@ -112,28 +114,37 @@ class Prediction:
 
 
 class Potential(nn.Module):
-    """A moment tensor potential with one or more energy heads on one descriptor.
+    """A moment tensor potential with one or more heads on one descriptor.
 
     The radial coefficients are ``radial * radial_scale``: the scale makes every polynomial equally
-    large over the pairs of the training data, so one learning rate fits all.
+    large over the pairs of the training data, so one learning rate fits all. With a type embedding
+    ``radial`` stands between components of the embedding instead of species.
     """
 
     def __init__(self, spec: PotentialSpec) -> None:
         super().__init__()
         self.spec = spec
         n_species = len(spec.species)
-        shape = (n_species, n_species, self.table.n_radial, spec.n_q)
+        self.embedding = None
+        if spec.embedding is not None:
+            self.embedding = TypeEmbedding(
+                n_species, spec.embedding.neuron, spec.embedding.timestep
+            )
+        kinds = n_species if self.embedding is None else 1 + self.embedding.width
+        shape = (kinds, kinds, self.table.n_radial, spec.n_q)
         self.radial = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("radial_scale", torch.ones(spec.n_q, dtype=torch.float64))
         self.heads = nn.ModuleDict(
             {
                 head.name: EnergyHead(
                     *(n_species, len(self.table.scalars), head.hidden),
-                    *(head.activation, head.timestep, head.embedded),
+                    *(head.activation, head.timestep),
+                    self.embedding if head.embedded else None,
                 )
                 for head in spec.heads
             }
         )
+        _share_layers(spec.heads, self.heads)
 
     @cached_property
     def table(self) -> MomentTable:
@@ -171,6 +182,8 @@ class Potential(nn.Module):
         found: dict[tuple[str | None, str], list[nn.Parameter]] = {
             (None, "descriptor"): [self.radial]
         }
+        if self.embedding is not None:
+            found[None, "type_embedding"] = list(self.embedding.parameters())
         for head, module in self.heads.items():
             named = dict(module.named_parameters())
             shifts = named.pop("shifts", None)
@@ -181,7 +194,21 @@ class Potential(nn.Module):
     @property
     def coefficients(self) -> Tensor:
         """Radial coefficients c (S, S, n_radial, n_q), central species first."""
-        return self.radial * self.radial_scale
+        radial = self.radial
+        if self.embedding is not None:
+            x = self.embedding.extended()
+            radial = torch.einsum("ia,jb,abmq->ijmq", x, x, radial)
+        return radial * self.radial_scale
+
+    def add_to_coefficients(self, c_bar: Tensor) -> None:
+        """Add to .grad of what the radial coefficients are made of, their gradient being c_bar."""
+        if self.embedding is None:
+            add_to_gradient(self.radial, c_bar * self.radial_scale)
+            return
+        with torch.enable_grad():
+            c = self.coefficients
+            if c.requires_grad:
+                c.backward(c_bar.to(c.dtype))
 
     # --- phase 1: values ------------------------------------------------------------------------
 
@@ -237,7 +264,7 @@ class Potential(nn.Module):
             c_bar, weights_bar = self.kernel.loss_gradient(
                 self.coefficients.detach(), readout.readout(), weight, v, strain, batch.pairs
             )
-            add_to_gradient(self.radial, c_bar * self.radial_scale)
+            self.add_to_coefficients(c_bar)
             readout.add_gradient(weights_bar, by_species)
             return
         b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
@@ -274,6 +301,35 @@ class Potential(nn.Module):
             "forces": torch.stack(forces, -1).double(),
             "stress": torch.stack(stress, -1),
         }
+
+
+def _share_layers(specs: tuple[HeadSpec, ...], heads: nn.ModuleDict) -> None:
+    """Make layers of the same name one layer. Raises InvalidInput when their shapes differ."""
+    first: dict[str, tuple[str, nn.Module]] = {}
+    for spec in specs:
+        head = heads[spec.name]
+        if spec.shared and len(spec.shared) != len(spec.hidden) + 1:
+            raise InvalidInput(
+                f"head {spec.name}: {len(spec.shared)} layer names for {len(spec.hidden)} hidden "
+                "layers and the last one; give one more than hidden layers"
+            )
+        for k, name in enumerate(spec.shared):
+            if name is None:
+                continue
+            mine = head.last if k == len(spec.hidden) else head.layers[k]
+            other, layer = first.setdefault(name, (spec.name, mine))
+            shapes = [
+                {n: tuple(p.shape) for n, p in one.named_parameters()} for one in (layer, mine)
+            ]
+            if type(layer) is not type(mine) or shapes[0] != shapes[1]:
+                raise InvalidInput(
+                    f"layer {name!r} of heads {other} and {spec.name}: shapes {shapes[0]} and "
+                    f"{shapes[1]}; layers of one name must be alike"
+                )
+            if k == len(spec.hidden):
+                head.last = layer
+            else:
+                head.layers[k] = layer
 
 
 def per_structure(values: Tensor, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from mtp.potential import HeadSpec, Potential, PotentialSpec
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 
 SMALL = (8, 2, 1, 1)
 """levmax and costs (init, mu, nu) of the small model."""
@@ -30,7 +30,8 @@ def random_potential(
     network: more of HeadSpec. heads: instead of the one that hidden and network describe.
     """
     heads = heads or (HeadSpec(hidden=hidden, **network),)
-    spec = PotentialSpec(species, cutoff, min_dist, n_q, *level, heads=heads)
+    embedding = EmbeddingSpec((4,)) if any(head.embedded for head in heads) else None
+    spec = PotentialSpec(species, cutoff, min_dist, n_q, *level, heads=heads, embedding=embedding)
     potential = Potential(spec)
     rng = np.random.default_rng(seed)
     with torch.no_grad():
