@@ -7,8 +7,9 @@ from collections import defaultdict
 import numpy as np
 
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
-SAME = 1e-8  # Å, eV, eV/Å, eV/Å³
+SAME = 1e-8  # Å, eV, eV/Å, eV/Å³, e·Å, Å³
 
 
 class Duplicates:
@@ -44,7 +45,7 @@ class Duplicates:
 
 def same_labels(a: Structure, b: Structure) -> bool:
     """Whether both have the same labels with the same values to 1e-8."""
-    return all(_same(getattr(a, name), getattr(b, name)) for name in ("energy", "forces", "stress"))
+    return all(_same(getattr(a, name), getattr(b, name)) for name in TERMS)
 
 
 def _same_geometry(a: Structure, b: Structure) -> bool:

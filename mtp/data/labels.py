@@ -10,6 +10,7 @@ import numpy as np
 
 from mtp.data.frame import DataError, Frame
 from mtp.structure import VOIGT, Structure
+from mtp.terms import TERMS
 
 # Names looked for when no key is given, the first one present wins.
 USUAL = {
@@ -25,9 +26,21 @@ USUAL = {
         "stress", "REF_stress", "ref_stress", "dft_stress", "DFT_stress",
         "virial", "virials", "REF_virial", "REF_virials", "ref_virial", "dft_virial", "DFT_virial",
     ),
+    "dipole": (
+        "dipole", "Dipole", "dipole_moment", "REF_dipole", "ref_dipole", "dft_dipole", "DFT_dipole",
+    ),
+    "polarizability": (
+        "polarizability", "Polarizability", "REF_polarizability", "ref_polarizability",
+        "dft_polarizability", "DFT_polarizability",
+    ),
+    "atomic_dipole": ("atomic_dipole", "atomic_dipoles"),
+    "atomic_polarizability": ("atomic_polarizability", "atomic_polarizabilities"),
 }  # fmt: skip
 METHOD = ("model_version", "calc_mode")  # how LightPFP's files name the method of the labels
 NEVER_AMBIGUOUS = {"free_energy"}  # stands beside "energy" with a meaning of its own
+CHARGE = ("charge", "total_charge")
+ROUNDING = 1e-4  # of its largest number: a tensor is symmetric up to this
+SYMMETRIC = 0.05  # of its largest number: beyond this it is no symmetric tensor at all
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class LabelKeys:
     """Names of the labels in a file; None: the usual names.
 
     A stress key whose name contains "virial" is a virial in eV: stress = -virial / V.
+    terms: the labels to read.  selected: atomic numbers of the atoms that atomic labels are about,
+    () for all; a file may then have rows for these atoms only.
     """
 
     energy: str | None = None
@@ -42,12 +57,17 @@ class LabelKeys:
     stress: str | None = None
     config_type: str = "config_type"
     weight: str | None = None
+    dipole: str | None = None
+    polarizability: str | None = None
+    atomic_dipole: str | None = None
+    atomic_polarizability: str | None = None
+    terms: tuple[str, ...] = tuple(TERMS)
+    selected: tuple[int, ...] = ()
 
     @property
     def asked(self) -> dict[str, str]:
-        """The keys a user gave, by the option's name."""
-        given = {"energy_key": self.energy, "forces_key": self.forces,
-                 "stress_key": self.stress, "weight_key": self.weight}  # fmt: skip
+        """The keys a user gave for what is read, by the option's name."""
+        given = {f"{name}_key": getattr(self, name) for name in (*self.terms, "weight")}
         return {option: key for option, key in given.items() if key is not None}
 
 
@@ -83,37 +103,54 @@ def structure(frame: Frame, keys: LabelKeys, source: str, index: int, seen: Seen
     method = [str(frame.info[name]) for name in METHOD if name in frame.info]
     seen.methods |= {" ".join(method)} if method else set()
     _check_geometry(frame, where)
-    energy = _label("energy", frame.info, keys.energy, seen, source)
-    forces = _label("forces", frame.arrays, keys.forces, seen, source)
-    stress = _label("stress", frame.info, keys.stress, seen, source)
     weight = frame.info.get(keys.weight, 1.0) if keys.weight else 1.0
-    cell = np.ascontiguousarray(frame.cell, dtype=float)
     return Structure(
         numbers=np.ascontiguousarray(frame.numbers, dtype=np.int64),
         positions=np.ascontiguousarray(frame.positions, dtype=float),
-        cell=cell,
+        cell=np.ascontiguousarray(frame.cell, dtype=float),
         pbc=np.array(frame.pbc, dtype=bool),
-        energy=None if energy is None else float(_numbers(*energy, (1,), where)[0]),
-        forces=None if forces is None else _numbers(*forces, (3 * len(frame.numbers),), where)
-        .reshape(-1, 3),
-        stress=None if stress is None else _stress(*stress, frame, cell, where, source, seen),
         weight=_weight(weight, keys.weight, where),
         config_type=str(frame.info.get(keys.config_type, "")),
         source=source,
         index=index,
-    )  # fmt: skip
+        **{term: _read(term, frame, keys, where, source, seen) for term in keys.terms},
+    )
+
+
+def _read(
+    term: str, frame: Frame, keys: LabelKeys, where: str, source: str, seen: Seen
+) -> float | np.ndarray | None:
+    """The label of a term in the shape and unit of mtp/terms.py, None where it is absent."""
+    per_atom = TERMS[term].rows == "atom"
+    values = frame.info | frame.arrays if per_atom else frame.info
+    found = _label(term, values, getattr(keys, term), seen, source)
+    if found is None:
+        return None
+    if term == "energy":
+        return float(_numbers(*found, (1,), where)[0])
+    if term == "stress":
+        return _stress(*found, frame, where, source, seen)
+    if term == "dipole":
+        _remark_charge(frame, source, seen)
+        return _numbers(*found, (3,), where)
+    if term == "polarizability":
+        return _symmetric(found[0], _numbers(*found, (9, 6), where)[None], where, source, seen)[0]
+    selected = keys.selected if term != "forces" else ()
+    widths = (9, 6) if TERMS[term].components == 6 else (3,)
+    rows = _rows(*found, widths, frame.numbers, selected, where)
+    return rows if widths == (3,) else _symmetric(found[0], rows, where, source, seen)
 
 
 def voigt(tensor: np.ndarray) -> np.ndarray:
-    """(6,) xx yy zz yz xz xy of a (3, 3) tensor, made symmetric."""
-    return np.array([0.5 * (tensor[a, b] + tensor[b, a]) for a, b in VOIGT])
+    """(…, 6) xx yy zz yz xz xy of (…, 3, 3) tensors, made symmetric."""
+    return np.stack([0.5 * (tensor[..., a, b] + tensor[..., b, a]) for a, b in VOIGT], axis=-1)
 
 
-def tensor(stress: np.ndarray) -> np.ndarray:
-    """(3, 3) symmetric tensor of (6,) xx yy zz yz xz xy."""
-    full = np.empty((3, 3))
-    for value, (a, b) in zip(stress, VOIGT, strict=True):
-        full[a, b] = full[b, a] = value
+def tensor(components: np.ndarray) -> np.ndarray:
+    """(…, 3, 3) symmetric tensors of (…, 6) xx yy zz yz xz xy."""
+    full = np.empty((*np.shape(components)[:-1], 3, 3))
+    for k, (a, b) in enumerate(VOIGT):
+        full[..., a, b] = full[..., b, a] = components[..., k]
     return full
 
 
@@ -151,20 +188,86 @@ def floats(value: Any) -> np.ndarray:
     return np.asarray(value, dtype=float)
 
 
-def _numbers(name: str, value: Any, sizes: tuple[int, ...], where: str) -> np.ndarray:
-    """The value as a flat float array that has one of the sizes."""
+def _array(name: str, value: Any, where: str) -> np.ndarray:
     try:
-        array = np.ravel(floats(value))
+        return floats(value)
     except (TypeError, ValueError):
         raise DataError(f"{where}: {name!r} must be numbers, got {value!r:.60}") from None
+
+
+def _numbers(name: str, value: Any, sizes: tuple[int, ...], where: str) -> np.ndarray:
+    """The value as a flat float array that has one of the sizes."""
+    array = np.ravel(_array(name, value, where))
     if array.size not in sizes:
         allowed = " or ".join(map(str, sizes))
         raise DataError(f"{where}: {name!r} must have {allowed} numbers, got {array.size}")
     return array
 
 
+def _rows(
+    name: str,
+    value: Any,
+    widths: tuple[int, ...],
+    numbers: np.ndarray,
+    selected: tuple[int, ...],
+    where: str,
+) -> np.ndarray:
+    """(atoms, width) numbers, 0 for atoms that are not selected."""
+    array = _array(name, value, where)
+    chosen = np.isin(numbers, selected) if selected else np.ones(len(numbers), dtype=bool)
+    if array.ndim > 1:  # 9·n numbers could be 6·m without this
+        widths = tuple(w for w in widths if w == array[0].size) or widths
+    for width in widths:
+        full = np.zeros((len(numbers), width))
+        if array.size == full.size:
+            full[chosen] = array.reshape(full.shape)[chosen]
+            return full
+        if array.size == chosen.sum() * width:
+            full[chosen] = array.reshape(-1, width)
+            return full
+    counts = dict.fromkeys((len(numbers), int(chosen.sum())))
+    allowed = " or ".join(str(count * width) for width in widths for count in counts)
+    hint = "" if len(counts) > 1 else "; rows for some elements only need sel_type"
+    raise DataError(
+        f"{where}: {name!r} must have {allowed} numbers, got {array.size}"
+        + ("" if name == "forces" else hint)
+    )
+
+
+def _symmetric(name: str, values: np.ndarray, where: str, source: str, seen: Seen) -> np.ndarray:
+    """(rows, 6) Voigt components of (rows, 9 or 6) tensors; DataError where not symmetric."""
+    if values.shape[1] == 6:
+        return values
+    full = values.reshape(-1, 3, 3)
+    skew = np.abs(full - full.swapaxes(1, 2)).max(initial=0.0)
+    largest = np.abs(full).max(initial=0.0)
+    if skew > SYMMETRIC * largest:
+        raise DataError(
+            f"{where}: {name!r} must be symmetric 3x3 tensors (or 6 numbers xx yy zz yz xz xy); "
+            f"components that should be equal differ by {skew:.3g}, the largest is {largest:.3g}"
+        )
+    if skew > ROUNDING * largest:
+        seen.remarks[f"{source}: {name} is not quite symmetric: made symmetric"] += 1
+    return voigt(full)
+
+
+def _remark_charge(frame: Frame, source: str, seen: Seen) -> None:
+    """The dipole of an ion depends on the origin, which no potential knows of."""
+    for name in CHARGE:
+        try:
+            charge = float(frame.info.get(name, 0.0))
+        except (TypeError, ValueError):
+            continue
+        if charge:
+            seen.remarks[
+                f"{source}: structures with a charge have a dipole; it must not depend on where "
+                "the origin is, e.g. be that about the centre of the atoms"
+            ] += 1
+            return
+
+
 def _stress(
-    name: str, value: Any, frame: Frame, cell: np.ndarray, where: str, source: str, seen: Seen
+    name: str, value: Any, frame: Frame, where: str, source: str, seen: Seen
 ) -> np.ndarray | None:
     """(6,) in eV/Å³ with ASE's sign; None where the structure is not periodic three times."""
     if not np.all(frame.pbc):
@@ -173,7 +276,7 @@ def _stress(
     array = _numbers(name, value, (6, 9), where)
     stress = voigt(array.reshape(3, 3)) if array.size == 9 else array
     if "virial" in name.lower():
-        stress = -stress / abs(np.linalg.det(cell))
+        stress = -stress / abs(np.linalg.det(np.asarray(frame.cell, dtype=float)))
     return stress
 
 

@@ -12,6 +12,7 @@ from mtp.data.formats import format_to_read, format_to_write
 from mtp.data.frame import DataError
 from mtp.data.labels import LabelKeys, Seen, structure
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
 
 def iread(
@@ -45,16 +46,19 @@ def read(
     config_type_key: str = "config_type",
     weight_key: str | None = None,
     type_map: Sequence[str] | None = None,
+    **tensor_keys: str | None,
 ) -> list[Structure]:
     """All structures of a file or DeePMD folder.
 
     Formats: extended xyz, MLIP cfg, LightPFP HDF5, DeePMD npy and whatever ASE reads, also
     compressed.  Keys that are None mean the usual names; a key that is in no frame is a DataError.
     A stress key with "virial" in its name is a virial in eV: stress = -virial / V.
+    ``tensor_keys``: dipole_key, polarizability_key, atomic_dipole_key, atomic_polarizability_key.
     ``type_map``: element symbols of type ids 0, 1, … where a format has no elements.
     Frames with numbers that are not finite are left out with a warning.
     """
-    keys = LabelKeys(energy_key, forces_key, stress_key, config_type_key, weight_key)
+    more = {option.removesuffix("_key"): key for option, key in tensor_keys.items()}
+    keys = LabelKeys(energy_key, forces_key, stress_key, config_type_key, weight_key, **more)
     seen, kept, bad = Seen(), [], []
     for item in iread(path, keys, type_map=type_map, seen=seen):
         (kept if is_finite(item) else bad).append(item)
@@ -71,7 +75,7 @@ def read(
 
 def is_finite(item: Structure) -> bool:
     """Whether geometry and labels hold no NaN and no infinity."""
-    arrays = (item.positions, item.cell, item.forces, item.stress, item.energy)
+    arrays = (item.positions, item.cell, *(getattr(item, term) for term in TERMS))
     return all(np.isfinite(array).all() for array in arrays if array is not None)
 
 

@@ -14,15 +14,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from data_systems import crystal, molecule
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mtp.data import DataError, read, write
+from mtp.data import DataError, LabelKeys, iread, read, write
 from mtp.data.labels import tensor
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
 PATHS = ["a.xyz", "a.extxyz.gz", "a.cfg", "a.cfg.gz", "a.h5", "a.db", "folder"]
 
 
 def assert_same(a: Structure, b: Structure, rtol: float = 0.0) -> None:
-    for name in ("numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
+    for name in ("numbers", "positions", "cell", "pbc", *TERMS):
         one, other = getattr(a, name), getattr(b, name)
         assert (one is None) == (other is None), name
         if one is not None:
@@ -44,6 +45,48 @@ def test_written_structures_are_read_again(tmp_path, rng, name) -> None:
     assert [item.index for item in found] == [0, 1, 2, 3]
     if name != "folder":  # which names its systems after folders
         assert [item.config_type for item in found] == ["bulk", "bulk", "gas", "gas"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_written_tensors_are_read_again(tmp_path, rng, name) -> None:
+    dipole, polarizability = rng.normal(size=3), rng.normal(size=6)
+    items = [molecule(rng, dipole=dipole), crystal(rng, polarizability=polarizability)]
+    if "cfg" not in name:
+        atomic = {"atomic_dipole": rng.normal(size=(3, 3)),
+                  "atomic_polarizability": rng.normal(size=(3, 6))}  # fmt: skip
+        items.append(molecule(rng, **atomic))
+    write(tmp_path / name, items)
+    rtol = 1e-14 if name.startswith(("a.cfg", "folder")) else 0.0
+    for one, other in zip(read(tmp_path / name), items, strict=True):
+        assert_same(one, other, rtol)
+
+
+def test_cfg_has_no_place_for_atomic_tensors(tmp_path, rng) -> None:
+    with pytest.raises(DataError, match=r"no place for atomic_dipole; write \.xyz"):
+        write(tmp_path / "a.cfg", [molecule(rng, atomic_dipole=np.zeros((3, 3)))])
+
+
+def test_dipole_of_ase(tmp_path) -> None:
+    atoms = Atoms("HF", [[0, 0, 0], [0, 0, 0.9]])
+    atoms.calc = SinglePointCalculator(atoms, dipole=np.array([0.0, 0.0, 0.38]))
+    ase.io.write(tmp_path / "a.traj", atoms)
+    assert_allclose(read(tmp_path / "a.traj")[0].dipole, [0, 0, 0.38])
+
+
+def test_deepmd_rows_of_some_types_only(tmp_path, rng) -> None:
+    """atomic_dipole.npy of water as DeePMD has it: rows for oxygen alone."""
+    items = [molecule(rng, (1, 8, 1, 8)) for _ in range(2)]
+    write(tmp_path / "a", items)
+    rows = rng.normal(size=(2, 2, 3))
+    np.save(tmp_path / "a" / "set.000" / "atomic_dipole.npy", rows.reshape(2, -1))
+    with pytest.raises(DataError, match=r"'atomic_dipole' must have 12 numbers.*need sel_type"):
+        read(tmp_path / "a")
+    found = list(iread(tmp_path / "a", LabelKeys(selected=(8,))))
+    for item, row in zip(found, rows, strict=True):
+        assert_allclose(item.atomic_dipole, [np.zeros(3), row[0], np.zeros(3), row[1]])
+    np.save(tmp_path / "a" / "set.000" / "atomic_dipole.npy", np.zeros((2, 5)))
+    with pytest.raises(DataError, match=r"expected shape \(2, 3 numbers per atom\), got \(2, 5\)"):
+        read(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a.cfg", "a.h5", "a.db"])

@@ -7,7 +7,7 @@ import pytest
 from data_systems import crystal
 from numpy.testing import assert_allclose
 
-from mtp.data import DataError, read, write
+from mtp.data import DataError, LabelKeys, iread, read, write
 
 
 def one(tmp_path, info, columns="", values="", **keys):
@@ -59,12 +59,63 @@ def test_a_given_virial_has_the_opposite_sign(tmp_path) -> None:
         ("energy='1 2'", {}, "#0: 'energy' must have 1 numbers, got 2"),
         ("energy=none", {}, "#0: 'energy' must be numbers, got 'none'"),
         ("stress='1 2 3'", {}, "'stress' must have 6 or 9 numbers, got 3"),
+        ("dipole='1 2'", {}, "'dipole' must have 3 numbers, got 2"),
+        ("polarizability='1 2'", {}, "'polarizability' must have 9 or 6 numbers, got 2"),
         ("w=-1", {"weight_key": "w"}, "'w' must be a finite weight >= 0, got -1"),
     ],
 )
 def test_labels_of_the_wrong_shape(tmp_path, info, keys, message) -> None:
     with pytest.raises(DataError, match=message):
         one(tmp_path, info, **keys)
+
+
+def test_tensors_by_their_usual_names(tmp_path) -> None:
+    info = "dipole='1 2 3' polarizability='_JSON [[1, 6, 5], [6, 2, 4], [5, 4, 3]]'"
+    columns = ":atomic_dipole:R:3:atomic_polarizability:R:9"
+    item = one(tmp_path, info, columns, "7 8 9 1 0 0 0 2 0 0 0 3")
+    assert_allclose(item.dipole, [1, 2, 3])
+    assert_allclose(item.polarizability, [1, 2, 3, 4, 5, 6])
+    assert_allclose(item.atomic_dipole, [[7, 8, 9]])
+    assert_allclose(item.atomic_polarizability, [[1, 2, 3, 0, 0, 0]])
+
+
+def test_tensors_by_keys(tmp_path) -> None:
+    keys = {"dipole_key": "mu", "polarizability_key": "alpha", "atomic_dipole_key": "wannier"}
+    item = one(tmp_path, "mu='1 2 3' alpha='1 2 3 4 5 6'", ":wannier:R:3", "7 8 9", **keys)
+    assert_allclose(item.dipole, [1, 2, 3])
+    assert_allclose(item.polarizability, [1, 2, 3, 4, 5, 6])
+    assert_allclose(item.atomic_dipole, [[7, 8, 9]])
+    with pytest.raises(DataError, match="dipole_key 'd' is in no frame"):
+        one(tmp_path, "mu='1 2 3'", dipole_key="d")
+
+
+def test_a_tensor_must_be_symmetric(tmp_path) -> None:
+    with pytest.raises(DataError, match="#0: 'polarizability' must be symmetric 3x3 tensors"):
+        one(tmp_path, "polarizability='1 0 0.5 0 1 0 0 0 1'")
+    with pytest.warns(UserWarning, match=r"not quite symmetric: made symmetric \(1 frames\)"):
+        item = one(tmp_path, "polarizability='1 0 0.01 0 1 0 0 0 1'")
+    assert_allclose(item.polarizability, [1, 1, 1, 0, 0.005, 0])
+
+
+def test_rows_of_elements_that_a_head_leaves_out_are_zero(tmp_path) -> None:
+    path = tmp_path / "a.xyz"
+    properties = "Properties=species:S:1:pos:R:3:atomic_dipole:R:3"
+    path.write_text(f"2\n{properties}\nO 0 0 0 1 2 3\nH 0 0 1 4 5 6\n")
+    (item,) = iread(path, LabelKeys(selected=(8,)))
+    assert_allclose(item.atomic_dipole, [[1, 2, 3], [0, 0, 0]])
+
+
+def test_labels_that_are_not_asked_for_are_not_read(tmp_path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy=none dipole='1 2 3'\nSi 0 0 0\n")
+    (item,) = iread(path, LabelKeys(terms=("dipole",)))
+    assert item.energy is None
+    assert_allclose(item.dipole, [1, 2, 3])
+
+
+def test_the_dipole_of_an_ion_is_remarked_on(tmp_path) -> None:
+    with pytest.warns(UserWarning, match="must not depend on where the origin is"):
+        one(tmp_path, "dipole='1 2 3' charge=1")
 
 
 def test_forces_of_the_wrong_length(tmp_path) -> None:

@@ -12,6 +12,10 @@ from ase.db import connect
 
 from mtp.data.frame import DataError, Frame
 from mtp.structure import Structure
+from mtp.terms import TERMS
+
+RESULTS = ("energy", "forces", "stress", "dipole")
+"""Labels that ASE knows as results of a calculation; others stand in the atoms' info."""
 
 
 def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
@@ -59,10 +63,11 @@ def frame_of(atoms: Atoms) -> Frame:
 def atoms_of(item: Structure) -> Atoms:
     """ASE atoms with the labels as results of a SinglePointCalculator."""
     atoms = Atoms(item.numbers, item.positions, cell=item.cell, pbc=item.pbc)
-    labels = {"energy": item.energy, "forces": item.forces, "stress": item.stress}
-    labels = {name: value for name, value in labels.items() if value is not None}
-    if labels:
-        atoms.calc = SinglePointCalculator(atoms, **labels)
+    labels = {term: getattr(item, term) for term in TERMS if getattr(item, term) is not None}
+    results = {term: labels.pop(term) for term in RESULTS if term in labels}
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    atoms.info |= labels
     if item.config_type:
         atoms.info["config_type"] = item.config_type
     if item.weight != 1.0:
@@ -71,7 +76,7 @@ def atoms_of(item: Structure) -> Atoms:
 
 
 def write_database(path: Path, structures: Iterable[Structure]) -> None:
-    """A new ASE database; config_type and weight become key-value pairs of the row."""
+    """A new ASE database; what ASE does not know stands in the data of the row."""
     path.unlink(missing_ok=True)
     with connect(str(path)) as database:
         for item in structures:

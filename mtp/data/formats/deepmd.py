@@ -1,4 +1,8 @@
-"""DeePMD npy folders: type.raw, type_map.raw, set.*/{box,coord,energy,force,virial}.npy."""
+"""DeePMD npy folders: type.raw, type_map.raw, set.*/{box,coord,energy,force,virial,…}.npy.
+
+Dipoles and polarizabilities stand in dipole.npy, polarizability.npy (9 components), and those of
+the atoms in atomic_dipole.npy, atomic_polarizability.npy, whose rows may be of some types only.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,14 @@ import numpy as np
 from mtp.data.frame import DataError, Frame, numbers_of_types, symbols
 from mtp.data.labels import tensor
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
 HOW = "add type_map.raw (one element symbol per line) or give type_map or --type-map"
+
+FRAME = {"dipole": 3, "polarizability": 9}
+"""Files with a row per frame besides energy, force and virial → numbers in it."""
+ATOMIC = {"atomic_dipole": 3, "atomic_polarizability": 9}
+"""Files with a row per frame → numbers per atom."""
 
 
 def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
@@ -54,6 +64,16 @@ def _set(
     energy = _load(folder / "energy.npy", 1, frames)
     force = _load(folder / "force.npy", 3 * atoms, frames)
     virial = _load(folder / "virial.npy", 9, frames) if periodic else None
+    of_frame = {
+        name: values
+        for name, width in FRAME.items()
+        if (values := _load(folder / f"{name}.npy", width, frames)) is not None
+    }
+    of_atoms = {
+        name: values
+        for name, width in ATOMIC.items()
+        if (values := _load_atomic(folder / f"{name}.npy", width, frames)) is not None
+    }
     mixed = _load(folder / "real_atom_types.npy", atoms, frames)  # one row of types per frame
     for i in range(frames):
         kinds = types if mixed is None else mixed[i]
@@ -65,8 +85,9 @@ def _set(
             positions=coord[i].reshape(-1, 3),
             cell=box[i].reshape(3, 3) if periodic else np.zeros((3, 3)),
             pbc=np.full(3, periodic),
-            info=info,
-            arrays={} if force is None else {"forces": force[i].reshape(-1, 3)},
+            info=info | {name: values[i] for name, values in of_frame.items()},
+            arrays=({} if force is None else {"forces": force[i].reshape(-1, 3)})
+            | {name: values[i] for name, values in of_atoms.items()},
         )
 
 
@@ -80,6 +101,18 @@ def _load(file: Path, width: int, frames: int | None = None) -> np.ndarray | Non
         expected = f"({'frames' if frames is None else frames}, {width})"
         raise DataError(f"{file}: expected shape {expected}, got {array.shape}")
     return array.reshape(rows, width)
+
+
+def _load_atomic(file: Path, width: int, frames: int) -> np.ndarray | None:
+    """(frames, rows, width) in float64, or None where the file is absent."""
+    if not file.exists():
+        return None
+    array = np.load(file).astype(float)
+    if array.shape[:1] != (frames,) or array.size % (frames * width):
+        raise DataError(
+            f"{file}: expected shape ({frames}, {width} numbers per atom), got {array.shape}"
+        )
+    return array.reshape(frames, -1, width)
 
 
 def write(path: Path, structures: Iterable[Structure]) -> None:
@@ -97,7 +130,7 @@ def write(path: Path, structures: Iterable[Structure]) -> None:
                 f"{item.where}: DeePMD data are periodic in three directions or none, "
                 f"got pbc {item.pbc.tolist()}"
             )
-        labels = (item.energy is None, item.forces is None, item.stress is None)
+        labels = tuple(getattr(item, term) is None for term in TERMS)
         systems[item.numbers.tobytes(), bool(item.pbc.all()), labels].append(item)
         species |= {int(number) for number in item.numbers}
     for i, items in enumerate(systems.values()):
@@ -123,3 +156,8 @@ def _write_system(folder: Path, items: list[Structure], species: list[int]) -> N
     if first.stress is not None:
         virials = [-item.volume * tensor(item.stress).ravel() for item in items]
         np.save(target / "virial.npy", virials)
+    for name in (*FRAME, *ATOMIC):
+        if getattr(first, name) is not None:
+            labels = np.array([getattr(item, name) for item in items])
+            full = tensor(labels) if TERMS[name].components == 6 else labels
+            np.save(target / f"{name}.npy", full.reshape(len(items), -1))

@@ -10,8 +10,10 @@ import numpy as np
 
 from mtp.data.frame import DataError, Frame
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
 GEOMETRY = ("numbers", "positions", "cell", "pbc")
+NAMES = {"energy": "potential_energy"}
 
 
 def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
@@ -51,9 +53,7 @@ def write(path: Path, structures: Iterable[Structure]) -> None:
     with h5py.File(path, "w") as file:
         for i, item in enumerate(structures):
             group = file.create_group(f"{i:06d}")
-            labels = {
-                "potential_energy": item.energy, "forces": item.forces, "stress": item.stress
-            }  # fmt: skip
+            labels = {NAMES.get(term, term): getattr(item, term) for term in TERMS}
             geometry = {name: getattr(item, name) for name in GEOMETRY}
             for name, value in (geometry | labels).items():
                 if value is not None:

@@ -142,6 +142,9 @@ def _block(item: Structure, species: list[int]) -> str:
             f"{item.where}: .cfg holds periodic directions first (T F F, T T F, T T T), "
             f"got pbc {item.pbc.tolist()}; turn the cell"
         )
+    atomic = [t for t in ("atomic_dipole", "atomic_polarizability") if getattr(item, t) is not None]
+    if atomic:
+        raise DataError(f"{item.where}: .cfg has no place for {', '.join(atomic)}; write .xyz")
     header, columns = "id type cartes_x cartes_y cartes_z", [item.positions]
     if item.forces is not None:
         header, columns = header + " fx fy fz", [*columns, item.forces]
@@ -158,6 +161,9 @@ def _block(item: Structure, species: list[int]) -> str:
             f" PlusStress: {' '.join(STRESS_HEADER)}",
             f" {_text(-item.volume * item.stress)}",
         ]
+    for name in ("dipole", "polarizability"):
+        if getattr(item, name) is not None:
+            lines.append(f" Feature {name} {_text(getattr(item, name))}")
     lines.append(f" Feature {ELEMENTS} {','.join(symbols(species))}")
     if item.config_type:
         lines.append(f" Feature config_type {item.config_type}")

@@ -13,6 +13,7 @@ from mtp.data.formats.text import open_text
 from mtp.data.frame import DataError, Frame, atomic_number, symbols
 from mtp.data.labels import floats, tensor
 from mtp.structure import Structure
+from mtp.terms import TERMS
 
 # key=value, key="some text", key={1 2 3}, key=[[1, 2], [3, 4]], or a bare key.
 ENTRY = re.compile(
@@ -135,13 +136,17 @@ def _write_frame(file: TextIO, item: Structure) -> None:
     if item.pbc.any() or item.cell.any():
         entries.append(f'Lattice="{_text(item.cell)}"')
     columns, blocks = "species:S:1:pos:R:3", [item.positions]
-    if item.forces is not None:
-        columns, blocks = columns + ":forces:R:3", [*blocks, item.forces]
+    labels = {term: _written(term, getattr(item, term)) for term in TERMS}
+    labels = {term: label for term, label in labels.items() if label is not None}
+    for term, label in labels.items():
+        if TERMS[term].rows == "atom":
+            rows = label.reshape(len(item), -1)
+            columns, blocks = columns + f":{term}:R:{rows.shape[1]}", [*blocks, rows]
     entries.append(f"Properties={columns}")
-    if item.energy is not None:
-        entries.append(f"energy={item.energy!r}")
-    if item.stress is not None:
-        entries.append(f'stress="{_text(tensor(item.stress))}"')
+    for term, label in labels.items():
+        if TERMS[term].rows == "structure":
+            text = _text(label)
+            entries.append(f"{term}={text}" if term == "energy" else f'{term}="{text}"')
     if item.config_type:
         entries.append(f'config_type="{_escape(item.config_type)}"')
     if item.weight != 1.0:
@@ -150,6 +155,11 @@ def _write_frame(file: TextIO, item: Structure) -> None:
     file.write(f'{len(item)}\n{" ".join(entries)} pbc="{flags}"\n')
     for symbol, row in zip(symbols(item.numbers), np.hstack(blocks), strict=True):
         file.write(f"{symbol:<2} {_text(row)}\n")
+
+
+def _written(term: str, label: float | np.ndarray | None) -> float | np.ndarray | None:
+    """Tensors stand as nine numbers, which nobody takes for another order of six."""
+    return tensor(label) if label is not None and TERMS[term].components == 6 else label
 
 
 def _text(values: np.ndarray) -> str:
