@@ -1,6 +1,7 @@
-"""Scalars of a moment tensor potential as multigraphs: enumeration up to isomorphism.
+"""Contractions of moments as multigraphs: enumeration up to isomorphism.
 
-Vertex = moment M_{μ,ν}, edge = one contracted index, degree = ν (docs/theory.md, "Invariants").
+Vertex = moment M_{μ,ν}, edge = one contracted index, leg = one free index, degree = ν. Without legs
+a graph is a scalar, with d legs a symmetric tensor of rank d (docs/theory.md, "Invariants").
 """
 
 from __future__ import annotations
@@ -57,15 +58,21 @@ class MomentSpec:
 
 @dataclass(frozen=True, order=True)
 class Graph:
-    """A multigraph: radial indices of vertices and multiplicities of edges (EDGES order)."""
+    """A multigraph: radial indices of vertices, multiplicities of edges (EDGES order), legs."""
 
     mus: tuple[int, ...]
     edges: tuple[int, ...]
+    legs: tuple[int, ...]  # free indices of each vertex
 
     @property
     def nus(self) -> tuple[int, ...]:
         count = self.edge_map.items()
-        return tuple(sum(m for pair, m in count if v in pair) for v in range(len(self.mus)))
+        return tuple(sum(m for pair, m in count if v in pair) + n for v, n in enumerate(self.legs))
+
+    @property
+    def rank(self) -> int:
+        """Of the tensor: 0 for a scalar."""
+        return sum(self.legs)
 
     @property
     def factors(self) -> list[tuple[int, int]]:
@@ -83,20 +90,21 @@ def _pairs(n: int) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=8)
-def graphs(spec: MomentSpec) -> tuple[Graph, ...]:
-    """All scalars of a level as multigraphs up to isomorphism, fewest factors first."""
+def graphs(spec: MomentSpec, rank: int = 0) -> tuple[Graph, ...]:
+    """All symmetric tensors of a rank and level up to isomorphism, fewest factors first."""
     found: list[Graph] = []
     for factors in range(1, MAX_FACTORS + 1):
         for mus in _radial_indices(spec, factors):
-            level = sum(spec.init_cost + spec.mu_cost * mu for mu in mus)
+            level = sum(spec.init_cost + spec.mu_cost * mu for mu in mus) + spec.nu_cost * rank
             if level > spec.levmax:
                 continue
             max_edges = (spec.levmax - level) // (2 * spec.nu_cost)
-            found.extend(_graphs_of(mus, max_edges, spec.max_nu))
+            found.extend(_graphs_of(mus, max_edges, rank, spec.max_nu))
         if len(found) > MAX_SCALARS:
+            what = f"covariants of rank {rank}" if rank else "invariants"
             raise InvalidInput(
                 f"levmax {spec.levmax} with costs {spec.init_cost}/{spec.mu_cost}/{spec.nu_cost} "
-                f"gives more than {MAX_SCALARS} invariants; lower levmax or raise the costs"
+                f"gives more than {MAX_SCALARS} {what}; lower levmax or raise the costs"
             )
     return tuple(found)
 
@@ -107,26 +115,27 @@ def _radial_indices(spec: MomentSpec, factors: int):
     return itertools.combinations_with_replacement(range(int(highest) + 1), factors)
 
 
-def _graphs_of(mus: tuple[int, ...], max_edges: int, max_nu: float) -> list[Graph]:
+def _graphs_of(mus: tuple[int, ...], max_edges: int, rank: int, max_nu: float) -> list[Graph]:
     """Graphs on vertices with the given (sorted) radial indices: one per orbit of relabellings."""
     n = len(mus)
-    n_edges = n * (n - 1) // 2
     pairs = _pairs(n)
-    multiplicities = np.array(list(_bounded_sums(n_edges, max_edges)), dtype=np.int64)
-    degrees = np.zeros((len(multiplicities), n), dtype=np.int64)
-    for column, (i, j) in enumerate(pairs):
-        degrees[:, i] += multiplicities[:, column]
-        degrees[:, j] += multiplicities[:, column]
-    multiplicities = multiplicities[(degrees <= max_nu).all(1)]
-    base = max_edges + 1
-    weights = base ** np.arange(n_edges)
-    key = multiplicities @ weights
+    places = [*pairs, *((v,) for v in range(n))]  # columns: edges, then legs
+    edges = np.array(list(_bounded_sums(len(pairs), max_edges)), dtype=np.int64)
+    legs = np.array([x for x in _bounded_sums(n, rank) if sum(x) == rank], dtype=np.int64)
+    rows = np.hstack([np.repeat(edges, len(legs), 0), np.tile(legs, (len(edges), 1))])
+    degrees = np.stack([rows[:, [v in place for place in places]].sum(1) for v in range(n)], 1)
+    rows = rows[(degrees <= max_nu).all(1)]
+    weights = (max(max_edges, rank) + 1) ** np.arange(len(places))
+    key = rows @ weights
     smallest = key.copy()
     for order in itertools.permutations(range(n)):
         if tuple(mus[v] for v in order) == mus:
-            columns = [pairs.index(tuple(sorted((order[i], order[j])))) for i, j in pairs]
-            np.minimum(smallest, multiplicities[:, columns] @ weights, out=smallest)
-    return [Graph(mus, tuple(map(int, row))) for row in multiplicities[key == smallest]]
+            columns = [places.index(tuple(sorted(order[v] for v in place))) for place in places]
+            np.minimum(smallest, rows[:, columns] @ weights, out=smallest)
+    return [
+        Graph(mus, tuple(row[: len(pairs)]), tuple(row[len(pairs) :]))
+        for row in rows[key == smallest].tolist()
+    ]
 
 
 def _bounded_sums(length: int, total: int):

@@ -1,28 +1,41 @@
 """Which moments exist and how they contract into invariants: a table of integers, no physics.
 
 The scalars are the multigraphs of mtp/basis/graphs.py, but not their products one by one. With
-S_p(M, N) the symmetrised contraction of p indices of two moments, three-factor graphs are the dot
-products S_p(M1, M2)·M3, and a basis of the four-factor graphs with given moments is found among the
-dot products S_p(M1, M2)·S_q(M3, M4), whose expansion into graphs is known exactly; the cheapest
-independent ones are taken (a few graphs above level 24 need a chain of contractions instead). The
-span is that of the graphs, and each S_p is computed once for all the scalars that need it.
+S_p(A, B) the symmetrised contraction of p indices of two tensors, three-factor scalars are the full
+contractions of S_p(M1, M2) with M3. Four-factor scalars, and covariants of three and four factors,
+are found among contractions of contractions, whose expansion into graphs is known exactly: for each
+multiset of moments the cheapest independent ones are taken (a few graphs of high rank need a chain
+of contractions instead). The span is that of the graphs, and each S_p is computed once for all the
+outputs that need it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache
-from math import comb, factorial
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 
-from mtp.basis.graphs import EDGES, MAX_FACTORS, Graph, MomentSpec, graphs
+from mtp.basis.contraction import (
+    Component,
+    Expansion,
+    add,
+    components,
+    contraction,
+    expansion,
+    multinomial,
+    splits,
+)
+from mtp.basis.graphs import Graph, MomentSpec, graphs
+from mtp.errors import InvalidInput
 
-Component = tuple[int, int, int, int]  # radial index μ, powers of x, y, z
 Factor = tuple[int, int]  # μ, ν
+Tensor = tuple  # ("basic", μ, ν), or ("pair", tensor, tensor, p) for S_p of the two
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +44,8 @@ class MomentTable:
 
     basic: (n_basic, 4) μ, powers of x, y, z.  products: (n, 4) left, right, factor, target:
     ``moment[target] += factor·moment[left]·moment[right]``; rows are complete before they are read,
-    and rows 0…n_basic-1 are the basic moments.  scalars: (n_scalars,) rows of invariants.
+    and rows 0…n_basic-1 are the basic moments.  scalars: (n_scalars,) rows of invariants; in the
+    table of a tensor, components of covariants follow them.
     """
 
     basic: np.ndarray
@@ -48,214 +62,146 @@ class MomentTable:
 @lru_cache(maxsize=8)
 def moment_table(spec: MomentSpec) -> MomentTable:
     """The table of a level; cached. Raises InvalidInput when the basis is absurdly large."""
-    return _Builder(graphs(spec)).table()
+    found = graphs(spec)
+    builder = _Builder(found)
+    return builder.table(builder.outputs(found))
 
 
-def _canonical(factors: list[Factor], edges: dict[tuple[int, int], int]) -> tuple:
-    """Key of a four-factor graph that is the same for every relabelling of its vertices."""
-    best = None
-    for order in itertools.permutations(range(4)):
-        labels = tuple(factors[v] for v in order)
-        key = (labels, tuple(edges[tuple(sorted((order[i], order[j])))] for i, j in EDGES))
-        if best is None or key < best:
-            best = key
-    return best
+@lru_cache(maxsize=8)
+def covariant_table(rank: int, spec: MomentSpec, invariants: MomentSpec | None) -> MomentTable:
+    """The symmetric tensors of a rank and level, behind the invariants of a level (None: none).
 
-
-@cache
-def components(rank: int) -> tuple[tuple[int, int, int], ...]:
-    """Independent components (a, b, c) of a symmetric tensor of a rank, a + b + c = rank."""
-    return tuple((a, b, rank - a - b) for a in range(rank, -1, -1) for b in range(rank - a, -1, -1))
-
-
-def multinomial(powers: tuple[int, int, int]) -> int:
-    """How many index tuples fall on one component."""
-    a, b, c = powers
-    return factorial(a + b + c) // (factorial(a) * factorial(b) * factorial(c))
-
-
-def _add(*powers: tuple[int, int, int]) -> tuple[int, int, int]:
-    return tuple(map(sum, zip(*powers, strict=True)))
-
-
-@cache
-def _splits(u: tuple[int, int, int], size: int) -> tuple:
-    """(part, rest, ways) of choosing `size` of the indices of a component u."""
-    return tuple(
-        (
-            s,
-            (u[0] - s[0], u[1] - s[1], u[2] - s[2]),
-            comb(u[0], s[0]) * comb(u[1], s[1]) * comb(u[2], s[2]),
+    Outputs: the invariants in the order of `moment_table`, then for each tensor its components in
+    the order of `components`. Raises InvalidInput where the level holds no tensor or too many.
+    """
+    scalars = () if invariants is None else graphs(invariants)
+    tensors = graphs(spec, rank)
+    if not tensors:
+        costs = f"{spec.init_cost}/{spec.mu_cost}/{spec.nu_cost}"
+        raise InvalidInput(
+            f"levmax {spec.levmax} with costs {costs} gives no covariants of rank {rank}; raise it"
         )
-        for s in components(size)
-        if s[0] <= u[0] and s[1] <= u[1] and s[2] <= u[2]
-    )
-
-
-@cache
-def _contraction(nu1: int, nu2: int, p: int) -> tuple:
-    """S_p for ranks nu1, nu2, times comb(rank, nu1 − p): {(component, component): weight} each."""
-    result = []
-    for u in components(nu1 + nu2 - 2 * p):
-        terms: dict[tuple, int] = defaultdict(int)
-        for s, t, ways in _splits(u, nu1 - p):
-            for k in components(p):
-                terms[_add(s, k), _add(t, k)] += ways * multinomial(k)
-        result.append(terms)
-    return tuple(result)
+    builder = _Builder([*scalars, *tensors])
+    return builder.table([*builder.outputs(scalars), *builder.outputs(tensors)])
 
 
 class _Builder:
     """Collects tensors (rows of components) and products, then numbers them."""
 
-    def __init__(self, found: tuple[Graph, ...]) -> None:
-        self.found = found
-        self.basic: list[Component] = []
-        self.rows: dict[tuple, list[int]] = {}
+    def __init__(self, found: Iterable[Graph]) -> None:
+        basic: list[tuple[int, int, int, int]] = []
+        self.rows: dict[Tensor, list[int]] = {}
         for mu, nu in sorted({f for graph in found for f in graph.factors}):
-            start = len(self.basic)
-            self.basic.extend((mu, *powers) for powers in components(nu))
-            self.rows["basic", mu, nu] = list(range(start, len(self.basic)))
+            start = len(basic)
+            basic.extend((mu, *powers) for powers in components(nu))
+            self.rows["basic", mu, nu] = list(range(start, len(basic)))
+        self.basic = np.array(basic, dtype=np.int64).reshape(-1, 4)
         self.products: list[tuple[int, int, int, int]] = []
-        self.n_moments = len(self.basic)
+        self.n_moments = len(basic)
 
-    def table(self) -> MomentTable:
-        scalars = []
-        classes: dict[tuple, list[Graph]] = defaultdict(list)
-        for graph in self.found:
-            if len(graph.factors) == MAX_FACTORS:
-                classes[tuple(sorted(graph.factors))].append(graph)
-            else:
-                scalars.append(self._few_factors(graph))
-        for factors, members in sorted(classes.items(), key=lambda item: sum(map(sum, item[0]))):
-            scalars.extend(self._four_factors(list(factors), members))
+    def table(self, outputs: list[int]) -> MomentTable:
         return MomentTable(
-            np.array(self.basic, dtype=np.int64).reshape(-1, 4),
+            self.basic,
             np.array(self.products, dtype=np.int64).reshape(-1, 4),
-            np.array(scalars, dtype=np.int64),
+            np.array(outputs, dtype=np.int64),
             self.n_moments,
         )
 
-    def _few_factors(self, graph: Graph) -> int:
-        factors = graph.factors
-        if len(factors) == 1:
-            return self.rows["basic", *factors[0]][0]
-        if len(factors) == 2:
-            return self._symmetric(factors[0], factors[1], graph.edges[0])[0]
-        edges = graph.edge_map
-        costs = {}
-        for third, (i, j) in enumerate(((1, 2), (0, 2), (0, 1))):
-            cost = self._pair_cost(factors[i], factors[j], edges[i, j])
-            costs[cost + len(components(factors[third][1])), third] = (i, j)
-        (_, third), (i, j) = min(costs.items())
-        pair = self._symmetric(factors[i], factors[j], edges[i, j])
-        return self._dot(pair, self.rows["basic", *factors[third]], factors[third][1])
+    def outputs(self, found: Iterable[Graph]) -> list[int]:
+        """Rows of tensors that span the graphs: for each all its components."""
+        rows: list[int] = []
+        classes: dict[tuple[Factor, ...], list[Graph]] = defaultdict(list)
+        for graph in found:
+            node = self._one_contraction(graph)
+            if node is None:
+                classes[tuple(sorted(graph.factors))].append(graph)
+            else:
+                rows.extend(self._rows_of(node))
+        for factors, members in sorted(classes.items(), key=lambda item: sum(map(sum, item[0]))):
+            rows.extend(self._span(list(factors), members))
+        return rows
 
-    def _four_factors(self, factors: list[Factor], members: list[Graph]) -> list[int]:
-        """Scalars that span the given graphs: the cheapest independent dot products of pairs."""
-        column = {_canonical(graph.factors, graph.edge_map): n for n, graph in enumerate(members)}
-        forms = list(self._forms(factors))
-        chosen: list[int] = []
+    def _one_contraction(self, graph: Graph) -> Tensor | None:
+        """The cheapest tensor that is the graph, where there is one for every such graph."""
+        moments = [("basic", *factor) for factor in graph.factors]
+        edges = graph.edge_map
+        if len(moments) == 1:
+            return moments[0]
+        if len(moments) == 2:
+            return _pair(*moments, edges[0, 1])
+        if len(moments) == 3 and graph.rank == 0:
+            nodes = [
+                _pair(_pair(moments[i], moments[j], edges[i, j]), moments[k], graph.nus[k])
+                for i, j, k in ((1, 2, 0), (0, 2, 1), (0, 1, 2))
+            ]
+            return min(nodes, key=self._cost)
+        return None
+
+    def _span(self, factors: list[Factor], members: list[Graph]) -> list[int]:
+        """Rows that span the given graphs of the same moments: the cheapest independent forms."""
+        column = {_canonical(g.factors, g.edge_map, g.legs): n for n, g in enumerate(members)}
+        forms = list(_forms(factors, members[0].rank))
+        chosen: list[list[int]] = []
         echelon: list[list[Fraction]] = []
         while forms and len(chosen) < len(members):
-            (i, j, p), (k, m, q), rank, expansion = forms.pop(
-                min(range(len(forms)), key=lambda n: self._form_cost(factors, forms[n]))
-            )
+            cheapest = min(range(len(forms)), key=lambda n: self._cost(forms[n][0]))
+            node, terms = forms.pop(cheapest)
             row = [Fraction(0)] * len(column)
-            for edges, weight in expansion:
-                row[column[_canonical(factors, edges)]] += weight
+            for (edges, legs), weight in terms.items():
+                row[column[_canonical(factors, dict(edges), legs)]] += weight
             if _independent(row, echelon):
-                left = self._symmetric(factors[i], factors[j], p)
-                right = self._symmetric(factors[k], factors[m], q)
-                chosen.append(self._dot(left, right, rank))
+                chosen.append(self._rows_of(node))
         for n, graph in enumerate(members):
             if len(chosen) == len(members):
                 break
             if _independent([Fraction(int(n == m)) for m in range(len(members))], echelon):
                 chosen.append(self._chain(graph))
-        return chosen
+        return [row for rows in chosen for row in rows]
 
-    def _forms(self, factors: list[Factor]):
-        """(pair, pair, rank, expansion into graphs) of S_p(i, j)·S_q(k, m)."""
-        nus = [nu for _, nu in factors]
-        for i, j, k, m in ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)):
-            for p in range(min(nus[i], nus[j]) + 1):
-                rank = nus[i] + nus[j] - 2 * p
-                q, odd = divmod(nus[k] + nus[m] - rank, 2)
-                if odd or not 0 <= q <= min(nus[k], nus[m]):
-                    continue
-                free_i, free_k, free_m = nus[i] - p, nus[k] - q, nus[m] - q
-                expansion = []
-                for ik in range(max(0, free_i - free_m), min(free_i, free_k) + 1):
-                    weight = Fraction(comb(free_k, ik) * comb(free_m, free_i - ik))
-                    counts = {
-                        (i, j): p,
-                        (k, m): q,
-                        (i, k): ik,
-                        (i, m): free_i - ik,
-                        (j, k): free_k - ik,
-                        (j, m): free_m - free_i + ik,
-                    }
-                    edges = {tuple(sorted(pair)): count for pair, count in counts.items()}
-                    expansion.append((edges, weight))
-                yield (i, j, p), (k, m, q), rank, expansion
-
-    def _form_cost(self, factors: list[Factor], form: tuple) -> int:
-        (i, j, p), (k, m, q), rank, _ = form
-        return (
-            len(components(rank))
-            + self._pair_cost(factors[i], factors[j], p)
-            + self._pair_cost(factors[k], factors[m], q)
-        )
-
-    def _pair_cost(self, one: Factor, two: Factor, p: int) -> int:
-        """Products that S_p(one, two) would add; none when it is there already."""
-        one, two = sorted((one, two))
-        if ("pair", one, two, p) in self.rows:
+    def _cost(self, node: Tensor) -> int:
+        """Products that a tensor would add; none when it is there already."""
+        if node in self.rows:
             return 0
-        return sum(len(terms) for terms in _contraction(one[1], two[1], p))
+        _, one, two, p = node
+        own = sum(len(terms) for terms in contraction(_rank(one), _rank(two), p))
+        return own + self._cost(one) + self._cost(two)
 
-    def _basic(self, factor: Factor) -> dict[tuple[int, int, int], int]:
-        return dict(zip(components(factor[1]), self.rows["basic", *factor], strict=True))
-
-    def _symmetric(self, one: Factor, two: Factor, p: int) -> list[int]:
-        """Rows of S_p(one, two)."""
-        one, two = sorted((one, two))
-        key = ("pair", one, two, p)
-        if key not in self.rows:
-            left, right = self._basic(one), self._basic(two)
-            self.rows[key] = [
+    def _rows_of(self, node: Tensor) -> list[int]:
+        """Rows of a tensor, added where they are not there yet."""
+        if node not in self.rows:
+            _, one, two, p = node
+            left, right = self._components(one), self._components(two)
+            self.rows[node] = [
                 self._row((left[a], right[b], weight) for (a, b), weight in terms.items())
-                for terms in _contraction(one[1], two[1], p)
+                for terms in contraction(_rank(one), _rank(two), p)
             ]
-        return self.rows[key]
+        return self.rows[node]
 
-    def _dot(self, left: list[int], right: list[int], rank: int) -> int:
-        weights = map(multinomial, components(rank))
-        return self._row(zip(left, right, weights, strict=True))
+    def _components(self, node: Tensor) -> dict[Component, int]:
+        return dict(zip(components(_rank(node)), self._rows_of(node), strict=True))
 
-    def _chain(self, graph: Graph) -> int:
-        """One graph exactly: contract vertices 0 and 1, then 2, then 3."""
-        one, two, three, four = map(self._basic, graph.factors)
-        e01, e02, e03, e12, e13, e23 = graph.edges
-        pair = {}
-        for s in components(e02 + e12):
-            for t in components(e03 + e13):
-                pair[s, t] = self._row(
-                    (one[_add(k, s1, t1)], two[_add(k, s2, t2)], ways * more * multinomial(k))
-                    for s1, s2, ways in _splits(s, e02)
-                    for t1, t2, more in _splits(t, e03)
-                    for k in components(e01)
+    def _chain(self, graph: Graph) -> list[int]:
+        """One graph exactly, vertex by vertex.
+
+        What is contracted so far has a group of indices for every later vertex and one of legs.
+        """
+        n, edges = len(graph.mus), graph.edge_map
+        first, *others = (self._components(("basic", *factor)) for factor in graph.factors)
+        ranks = [*(edges[0, w] for w in range(1, n)), graph.legs[0]]
+        made = {g: first[add(*g)] for g in itertools.product(*map(components, ranks))}
+        for v, moment in enumerate(others, 1):
+            own = [*(edges[v, w] for w in range(v + 1, n)), graph.legs[v]]
+            joined, *rest = ranks
+            ranks = [a + b for a, b in zip(rest, own, strict=True)]
+            made = {
+                groups: self._row(
+                    (made[s, *old], moment[add(s, *mine)], prod(ways) * multinomial(s))
+                    for mine, old, ways in _all_splits(groups, own)
+                    for s in components(joined)
                 )
-        triple = [
-            self._row(
-                (pair[s, t], three[_add(s, x)], ways * multinomial(s))
-                for x, t, ways in _splits(u, e23)
-                for s in components(e02 + e12)
-            )
-            for u in components(e03 + e13 + e23)
-        ]
-        return self._dot(triple, list(four.values()), graph.factors[3][1])
+                for groups in itertools.product(*map(components, ranks))
+            }
+        return [made[u,] for u in components(graph.rank)]
 
     def _row(self, terms) -> int:
         """A new moment, the sum of (left, right, weight)."""
@@ -266,6 +212,82 @@ class _Builder:
         self.n_moments += 1
         self.products.extend((a, b, weight, target) for (a, b), weight in sorted(merged.items()))
         return target
+
+
+def _pair(one: Tensor, two: Tensor, p: int) -> Tensor:
+    """S_p, which is symmetric in its arguments."""
+    return ("pair", *sorted((one, two)), p)
+
+
+def _rank(node: Tensor) -> int:
+    if node[0] == "basic":
+        return node[2]
+    _, one, two, p = node
+    return _rank(one) + _rank(two) - 2 * p
+
+
+def _forms(factors: list[Factor], rank: int) -> Iterator[tuple[Tensor, Expansion]]:
+    """Contractions of all the moments to a tensor of a rank, with their expansion into graphs."""
+    moments: list[tuple[Tensor, Expansion]] = []
+    for v, (mu, nu) in enumerate(factors):
+        legs = tuple(nu if w == v else 0 for w in range(len(factors)))
+        moments.append((("basic", mu, nu), {((), legs): 1}))
+    for one, two in _last_steps(moments, rank > 0):
+        p, odd = divmod(_rank(one[0]) + _rank(two[0]) - rank, 2)
+        if not odd and 0 <= p <= min(_rank(one[0]), _rank(two[0])):
+            yield _contracted(one, two, p)
+
+
+def _last_steps(moments: list, chains: bool) -> Iterator[tuple]:
+    """The two tensors that the last contraction joins: pairs, or a moment and all others."""
+    if len(moments) == 4:
+        for i, j, k, m in ((0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)):
+            yield from itertools.product(
+                _contractions(moments[i], moments[j]), _contractions(moments[k], moments[m])
+            )
+    if not chains:
+        return
+    for last in moments:
+        others = [moment for moment in moments if moment is not last]
+        for i, j in itertools.combinations(range(len(others)), 2):
+            made = _contractions(others[i], others[j])
+            for k in set(range(len(others))) - {i, j}:
+                made = [x for one in made for x in _contractions(one, others[k])]
+            yield from ((one, last) for one in made)
+
+
+def _contractions(one: tuple, two: tuple) -> list[tuple[Tensor, Expansion]]:
+    """Every S_p of two tensors."""
+    highest = min(_rank(one[0]), _rank(two[0]))
+    return [_contracted(one, two, p) for p in range(highest + 1)]
+
+
+def _contracted(one: tuple, two: tuple, p: int) -> tuple[Tensor, Expansion]:
+    return _pair(one[0], two[0], p), expansion(one[1], two[1], p)
+
+
+def _canonical(
+    factors: list[Factor], edges: dict[tuple[int, int], int], legs: tuple[int, ...]
+) -> tuple:
+    """Key of a graph that is the same for every relabelling of its vertices."""
+    best, n = None, len(factors)
+    for order in itertools.permutations(range(n)):
+        key = (
+            tuple((*factors[v], legs[v]) for v in order),
+            tuple(
+                edges.get((min(order[i], order[j]), max(order[i], order[j])), 0)
+                for i, j in itertools.combinations(range(n), 2)
+            ),
+        )
+        if best is None or key < best:
+            best = key
+    return best
+
+
+def _all_splits(groups: tuple[Component, ...], sizes: list[int]) -> Iterator[tuple]:
+    """(parts, rests, ways) of splitting each group of indices, the parts of the given sizes."""
+    for split in itertools.product(*map(splits, groups, sizes)):
+        yield tuple(zip(*split, strict=True))
 
 
 def _independent(row: list[Fraction], echelon: list[list[Fraction]]) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mtp.basis.graphs import Graph, MomentSpec, graphs
-from mtp.basis.moment_table import MomentTable, components, moment_table
+from mtp.basis.contraction import components
+from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.errors import InvalidInput
 from tests.systems import SPECS, random_rotation
 
