@@ -133,5 +133,5 @@ def test_invariants_come_first_and_in_their_usual_order() -> None:
 
 
 def test_a_level_without_tensors_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="levmax 2 .* no covariants of rank 1; raise it"):
+    with pytest.raises(InvalidInput, match=r"levmax 2 .* no covariants of rank 1; raise it"):
         covariant_table(1, MomentSpec(2), None)

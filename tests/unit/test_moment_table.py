@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mtp.basis.graphs import Graph, MomentSpec, graphs
 from mtp.basis.contraction import components
+from mtp.basis.graphs import Graph, MomentSpec, graphs
 from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.errors import InvalidInput
 from tests.systems import SPECS, random_rotation
