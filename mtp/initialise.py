@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -17,40 +19,63 @@ READOUT_STEP = 0.1
 NOISE = 0.05  # relative; tells species and repeated functions apart
 
 
-@torch.no_grad()
 def initialise(potential: Potential, batch: Batch, generator: torch.Generator) -> None:
-    """Random coefficients; scales from a batch of training structures.
+    """Start a whole potential from one batch of labelled structures."""
+    start_descriptor(potential, batch, generator)
+    b = potential.invariants(batch)
+    for name in potential.heads:
+        start_head(potential, name, b, batch, generator)
 
-    Sets the radial scale (polynomials have unit size over the pairs), the mean and standard
-    deviation of the invariants, and each head's energy scale (random forces as large as the
-    labels'). Radial function μ starts as polynomial μ.
+
+@torch.no_grad()
+def start_head(
+    potential: Potential,
+    name: str,
+    b: Tensor,
+    batch: Batch,
+    generator: torch.Generator,
+    keep: Collection[torch.nn.Module] = (),
+) -> None:
+    """Random weights of a head, its normalisation and its scale.
+
+    b: (atoms, n_scalars) invariants of a sample of everything that will be trained on; they are
+    standardised by it.  batch: labelled structures of the head's own task; random predictions are
+    made as large as the labels.  keep: layers shared with other heads that stay as they are.
     """
-    _start_descriptor(potential, batch, generator)
-    b = potential.invariants(batch).double()
-    mean, std = b.mean(0), b.std(0, unbiased=False)
-    size = torch.linalg.norm(b, dim=0) / max(len(b), 1) ** 0.5
+    head = potential.heads[name]
+    mean, std = b.double().mean(0), b.double().std(0, unbiased=False)
+    size = torch.linalg.norm(b.double(), dim=0) / max(len(b), 1) ** 0.5
     std = torch.where(std > 1e-6 * size, std, torch.where(size > 0, size, torch.ones_like(size)))
-    for name, head in potential.heads.items():
-        head.mean.copy_(mean)
-        head.std.copy_(std)
-        for layer in head.layers:
-            bound = (3.0 / layer.in_features) ** 0.5
-            layer.weight.copy_(_uniform(layer.weight, bound, generator) / READOUT_STEP)
-            layer.bias.zero_()
-            if layer.timestep is not None:
-                layer.timestep.fill_(FIRST_TIMESTEP / READOUT_STEP)
-        if head.by_species is not None:
-            bound = (3.0 / head.by_species.in_features) ** 0.5
-            weight = head.by_species.weight
-            weight.copy_(_uniform(weight, bound, generator) / READOUT_STEP)
-        bound = (3.0 / head.last.in_features) ** 0.5
-        head.last.weight.copy_(_uniform(head.last.weight, bound, generator) / READOUT_STEP)
-        head.step.fill_(READOUT_STEP)
-        head.scale.fill_(1.0)
-        head.scale.fill_(_label_size(batch) / _predicted_size(potential, batch, name))
+    head.mean.copy_(mean)
+    head.std.copy_(std)
+    for layer in head.layers:
+        if layer in keep:
+            continue
+        _start_layer(layer.weight, generator)
+        layer.bias.zero_()
+        if layer.timestep is not None:
+            layer.timestep.fill_(FIRST_TIMESTEP / READOUT_STEP)
+    if head.by_species is not None:
+        _start_layer(head.by_species.weight, generator)
+    if head.last not in keep:
+        _start_layer(head.last.weight, generator)
+    head.step.fill_(READOUT_STEP)
+    head.scale.fill_(1.0)
+    head.scale.fill_(_label_size(batch) / _predicted_size(potential, batch, name))
 
 
-def _start_descriptor(potential: Potential, batch: Batch, generator: torch.Generator) -> None:
+def _start_layer(weight: Tensor, generator: torch.Generator) -> None:
+    bound = (3.0 / weight.shape[1]) ** 0.5
+    uniform = 2 * torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 1
+    weight.copy_(uniform * (bound / READOUT_STEP))
+
+
+@torch.no_grad()
+def start_descriptor(potential: Potential, batch: Batch, generator: torch.Generator) -> None:
+    """Radial functions, and the type embedding, from the pairs of a batch.
+
+    The scale makes polynomials of unit size over the pairs; function μ starts as polynomial μ.
+    """
     rows, _, _ = batch.pairs.explicit()
     spec = potential.spec.radial
     q, _ = radial_basis(torch.linalg.norm(batch.pairs.displacement[rows].double(), dim=1), spec)
@@ -67,10 +92,6 @@ def _start_descriptor(potential: Potential, batch: Batch, generator: torch.Gener
         start = noise / len(noise)
         start[0, 0] += functions
     potential.radial.copy_(start / (neighbours**0.5 * RADIAL_STEP))
-
-
-def _uniform(like: Tensor, bound: float, generator: torch.Generator) -> Tensor:
-    return (2 * torch.rand(like.shape, generator=generator, dtype=torch.float64) - 1) * bound
 
 
 def _label_size(batch: Batch) -> float:
