@@ -1,4 +1,4 @@
-"""Species shifts e0: the part of the energy that only counts atoms."""
+"""Species shifts: the part of an energy or a polarizability that only counts atoms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Shifts:
 
     species: atomic numbers, the order of ``values``.  values: eV.  rms: of (E - Σ e0) / N over
     ``frames`` structures in meV/atom.  undetermined: groups of elements whose shifts the data do
-    not separate.
+    not separate.  Shifts of polarizabilities (unit Å³) are isotropic: of tr α / 3, rms in 10⁻³ Å³.
     """
 
     species: tuple[int, ...]
@@ -35,10 +35,11 @@ class Shifts:
     frames: int
     undetermined: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    unit: str = "eV"
 
     @property
     def array(self) -> np.ndarray:
-        """(species,) in eV, float64."""
+        """(species,) in the unit, float64."""
         return np.array(self.values)
 
     def energy(self, item: Structure) -> float:
@@ -85,6 +86,60 @@ def fit_shifts(
     )  # fmt: skip
 
 
+def isotropic_shifts(
+    structures: Sequence[Structure], species: Sequence[int], selected: Sequence[int] = ()
+) -> Shifts:
+    """Isotropic polarizabilities of the species in Å³, from those of atoms or else of structures.
+
+    Means over the atoms of each species where atoms are labelled; else least squares of tr α / 3
+    per atom on compositions, undetermined shifts as in `fit_shifts`.
+    selected: species that contribute, () for all; the shifts of others are 0.
+    """
+    species = tuple(int(number) for number in species)
+    fitted = tuple(z for z in species if z in selected) if selected else species
+    atoms = [item for item in structures if item.atomic_polarizability is not None]
+    labelled = atoms or [item for item in structures if item.polarizability is not None]
+    counts = _counts(labelled, species)[:, [species.index(z) for z in fitted]]
+    if atoms:
+        totals = np.array([item.atomic_polarizability[:, :3].sum() / 3 for item in atoms])
+        values, groups = _means_of_atoms(atoms, fitted)
+    else:
+        totals = np.array([item.polarizability[:3].mean() for item in labelled])
+        weight = np.array([item.weight for item in labelled])
+        values, groups = _solve(counts, totals, weight, fitted)
+    rms = None
+    if labelled:
+        rest = (totals - counts @ values) / np.maximum(counts.sum(axis=1), 1)
+        rms = 1e3 * float(np.sqrt(np.mean(rest**2)))
+    found = dict(zip(fitted, values.tolist(), strict=True))
+    return Shifts(
+        species, tuple(found.get(z, 0.0) for z in species), "isotropic", rms, len(labelled),
+        groups, unit="Å³",
+    )  # fmt: skip
+
+
+def no_shifts(species: Sequence[int], unit: str) -> Shifts:
+    """Zeros: what only counts atoms adds nothing to a vector."""
+    return Shifts(tuple(map(int, species)), (0.0,) * len(species), "none", None, 0, unit=unit)
+
+
+def _means_of_atoms(
+    structures: list[Structure], species: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+    """Mean of tr α / 3 over the atoms of each species, and the species that have none."""
+    numbers = np.concatenate([item.numbers for item in structures])
+    traces = np.concatenate([item.atomic_polarizability[:, :3].mean(1) for item in structures])
+    weight = np.concatenate([np.full(len(item), item.weight) for item in structures])
+    values, missing = np.zeros(len(species)), []
+    for i, z in enumerate(species):
+        mine = numbers == z
+        if weight[mine].any():
+            values[i] = np.average(traces[mine], weights=weight[mine])
+        else:
+            missing.append((chemical_symbols[z],))
+    return values, tuple(missing)
+
+
 def _counts(structures: Sequence[Structure], species: Sequence[int]) -> np.ndarray:
     """(structures, species) atoms of each species; DataError for a species not listed."""
     table = np.full(max(max(species), 1) + 1, -1)
@@ -104,14 +159,21 @@ def _least_squares(
     structures: list[Structure], species: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
     """Shifts nearest to the mean energy per atom among all that fit best, and open groups."""
-    if not structures:
-        return np.zeros(len(species)), tuple((chemical_symbols[z],) for z in species)
-    counts = _counts(structures, species)
+    energy = np.array([item.energy for item in structures])
+    weight = np.array([item.weight for item in structures])
+    return _solve(_counts(structures, species), energy, weight, species)
+
+
+def _solve(
+    counts: np.ndarray, totals: np.ndarray, weight: np.ndarray, species: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+    """The same from (structures, species) counts and totals of the structures."""
     atoms = counts.sum(axis=1)
-    per_atom = np.array([item.energy for item in structures]) / atoms
-    weight = np.sqrt([item.weight for item in structures])
-    if not weight.any():
-        weight = np.ones(len(structures))
+    counts, totals, weight, atoms = (one[atoms > 0] for one in (counts, totals, weight, atoms))
+    if not len(totals):
+        return np.zeros(len(species)), tuple((chemical_symbols[z],) for z in species)
+    per_atom = totals / atoms
+    weight = np.sqrt(weight) if weight.any() else np.ones(len(totals))
     mean = float(np.average(per_atom, weights=weight**2))
     rows = weight[:, None] * counts / atoms[:, None]
     # the normal matrix would square the condition number; QR keeps it and drops the long side

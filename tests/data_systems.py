@@ -56,6 +56,10 @@ class Options:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    dipole_key: str | None = None
+    polarizability_key: str | None = None
+    atomic_dipole_key: str | None = None
+    atomic_polarizability_key: str | None = None
     config_type_key: str = "config_type"
     config_type_weights: dict[str, float] = field(default_factory=dict)
     weight_key: str | None = None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from ase.data import chemical_symbols
 
-from mtp.baseline import Shifts, fit_shifts, is_isolated
+from mtp.baseline import Shifts, fit_shifts, is_isolated, isotropic_shifts, no_shifts
 from mtp.data.duplicates import Duplicates
 from mtp.data.frame import DataError, symbols
 from mtp.data.labels import LabelKeys, Seen
@@ -20,6 +20,7 @@ from mtp.data.reading import iread
 from mtp.data.scan import Selection, report, select
 from mtp.data.stress_sign import check_stress
 from mtp.structure import Structure
+from mtp.terms import PREDICTED, TERMS
 
 
 class FileLike(Protocol):
@@ -37,6 +38,10 @@ class DataOptions(Protocol):
     energy_key: str | None
     forces_key: str | None
     stress_key: str | None
+    dipole_key: str | None
+    polarizability_key: str | None
+    atomic_dipole_key: str | None
+    atomic_polarizability_key: str | None
     config_type_key: str
     config_type_weights: Mapping[str, float]
     weight_key: str | None
@@ -70,28 +75,38 @@ def prepare(
     cutoff: float = 6.0,
     species: Sequence[int] | None = None,
     type_map: Sequence[str] | None = None,
+    kind: str = "energy",
+    selected: Sequence[int] = (),
 ) -> Dataset:
     """Read, weight, filter and split the data of one task.
 
-    Order: read → check → filter → split → shifts. Test files are only checked for finite
-    numbers; they influence nothing else.
+    Order: read → check → filter → split → shifts. Test files are only checked for labels and
+    finite numbers; they influence nothing else. Frames without a label of the task are left out.
     cutoff: Å, how far the smallest distance is looked for.  species: atomic numbers that the
     model knows; None: those of the training files.  type_map: see `read`.
+    kind: what the task's head predicts (mtp/terms.py); other labels are read for filters only.
+    selected: atomic numbers of the atoms that contribute to a tensor, () for all.
     DataError for anything that cannot be used.
     """
-    structures, warnings = load(options, options.files, type_map)
-    test, more = load(options, options.test_files, type_map, test=True)
-    raw = select(structures, drop_duplicates=options.drop_duplicates)
+    terms = PREDICTED[kind]
+    keys = label_keys(options, kind, selected)
+    structures, warnings = load(options, options.files, type_map, keys=keys)
+    test, more = load(options, options.test_files, type_map, keys=keys, test=True)
+    _check_labelled(structures, kind, options.files)
+    raw = select(structures, drop_duplicates=options.drop_duplicates, terms=terms)
     if species is not None:
         check_elements(raw.structures, species)
-    selection = _selection(options, structures, raw.structures, species or elements(raw.structures))
+    selection = _selection(
+        options, structures, raw.structures, species or elements(raw.structures), terms
+    )
     species = tuple(species or elements(selection.structures))
     check_elements(test, species)
     train, valid = split(selection.structures, options.valid_fraction, seed)
-    shifts = fit_shifts(selection.structures, species, options.e0)
-    scan = report(structures, selection, cutoff)
+    shifts = _shifts(kind, selection.structures, species, options.e0, selected)
+    scan = report(structures, selection, cutoff, terms)
     if test:
-        test = _finite_test(test, scan)
+        test, lines = _usable_test(test, scan, terms)
+        warnings += lines
     warnings += [*more, *scan["warnings"], *shifts.warnings, *check_stress(selection.structures)]
     warnings += _overlap(selection, test)
     warnings += _unknown_config_types(options.config_type_weights, structures)
@@ -104,12 +119,14 @@ def _selection(
     structures: list[Structure],
     finite: list[Structure],
     species: Sequence[int],
+    terms: Sequence[str],
 ) -> Selection:
     """The frames that pass all filters; with energies above e0, e0 is fitted to those that pass."""
     limits = {
         "max_energy": options.max_energy,
         "max_forces": options.max_forces,
         "drop_duplicates": options.drop_duplicates,
+        "terms": terms,
     }
     if options.max_energy_reference != "e0":
         return select(structures, **limits)
@@ -118,6 +135,48 @@ def _selection(
         if len(selection.structures) >= len(finite):
             return selection
         finite = selection.structures
+
+
+def _shifts(
+    kind: str,
+    structures: Sequence[Structure],
+    species: Sequence[int],
+    e0: str | Mapping[str, float],
+    selected: Sequence[int],
+) -> Shifts:
+    """What a new head of this kind starts from."""
+    if kind == "energy":
+        return fit_shifts(structures, species, e0)
+    if kind == "polarizability":
+        return isotropic_shifts(structures, species, selected)
+    return no_shifts(species, "e·Å")
+
+
+def label_keys(
+    options: DataOptions, kind: str = "energy", selected: Sequence[int] = ()
+) -> LabelKeys:
+    """Names of the labels that a task of this kind needs, and of those its filters look at."""
+    filters = [("energy", options.max_energy), ("forces", options.max_forces)]
+    extra = tuple(term for term, most in filters if most < 1e30 and term not in PREDICTED[kind])
+    return LabelKeys(
+        **{term: getattr(options, f"{term}_key") for term in TERMS},
+        config_type=options.config_type_key,
+        weight=options.weight_key,
+        terms=PREDICTED[kind] + extra,
+        selected=tuple(selected),
+    )
+
+
+def _check_labelled(structures: Sequence[Structure], kind: str, files: Sequence[FileLike]) -> None:
+    """DataError where no frame has a label that the task could learn."""
+    terms = PREDICTED[kind]
+    if any(item.label(term) is not None for item in structures for term in terms):
+        return
+    keys = " or ".join(f"{term}_key" for term in terms)
+    raise DataError(
+        f"{', '.join(file.path for file in files)}: no frame has a label of "
+        f"{' or '.join(terms)}; name them by {keys}, or give other data"
+    )
 
 
 def _complete(
@@ -163,20 +222,15 @@ def load(
     files: Sequence[FileLike],
     type_map: Sequence[str] | None = None,
     *,
+    keys: LabelKeys | None = None,
     test: bool = False,
 ) -> tuple[list[Structure], list[str]]:
     """All structures of the files with their weights, and warnings in words.
 
-    weight = file weight x config_type weight x weight in the frame.
+    weight = file weight x config_type weight x weight in the frame.  keys: those of an energy task.
     DataError when a key that was given is in no frame of all files, but test files may lack it.
     """
-    keys = LabelKeys(
-        options.energy_key,
-        options.forces_key,
-        options.stress_key,
-        options.config_type_key,
-        options.weight_key,
-    )
+    keys = keys or label_keys(options)
     seen, structures = Seen(), []
     for file in files:
         before = len(structures)
@@ -241,19 +295,28 @@ def fingerprint(structures: Sequence[Structure]) -> str:
             digest.update(b"-" if value is None else b"+")
             if value is not None:
                 digest.update(np.ascontiguousarray(value, dtype="<f8").tobytes())
+        for term in TERMS:
+            if term not in PREDICTED["energy"] and getattr(item, term) is not None:
+                digest.update(term.encode())
+                digest.update(np.ascontiguousarray(getattr(item, term), dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
 def _labels(item: Structure) -> tuple[Any, ...]:
-    return item.energy, item.forces, item.stress
+    return tuple(getattr(item, term) for term in PREDICTED["energy"])
 
 
-def _finite_test(test: list[Structure], scan: dict[str, Any]) -> list[Structure]:
-    """Test frames without NaN and infinity; their table goes into the scan."""
-    selection = select(test, drop_duplicates=False)
-    from_test = report(test, selection, cutoff=0.5)
+def _usable_test(
+    test: list[Structure], scan: dict[str, Any], terms: Sequence[str]
+) -> tuple[list[Structure], list[str]]:
+    """Test frames with labels and without NaN and infinity, and warnings; fills the scan."""
+    if not any(item.label(term) is not None for item in test for term in terms):
+        files = ", ".join(dict.fromkeys(item.source for item in test))
+        return [], [f"{files}: no test frame has a label of {' or '.join(terms)}: nothing to test"]
+    selection = select(test, drop_duplicates=False, terms=terms)
+    from_test = report(test, selection, cutoff=0.5, terms=terms)
     scan["test_files"], scan["test_coverage"] = from_test["files"], from_test["coverage"]
-    return selection.structures
+    return selection.structures, []
 
 
 def _overlap(selection: Selection, test: Sequence[Structure]) -> list[str]:

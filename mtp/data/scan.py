@@ -15,8 +15,9 @@ from mtp.data.frame import DataError, symbols
 from mtp.data.reading import is_finite
 from mtp.geometry import pairs_within
 from mtp.structure import Structure
+from mtp.terms import PREDICTED
 
-FILTERS = ("nonfinite", "duplicate", "energy", "forces")
+FILTERS = ("unlabelled", "nonfinite", "duplicate", "energy", "forces")
 MANY = 0.05  # warn when more than this part of the frames is dropped
 FAR = 50.0  # eV/atom: raw energies beyond this are not measured from free atoms
 WORST = 10
@@ -39,9 +40,11 @@ def select(
     max_forces: float = 1e38,
     shifts: Shifts | None = None,
     drop_duplicates: bool = True,
+    terms: Sequence[str] = (),
 ) -> Selection:
     """Structures that pass the filters; each dropped one is counted under the first it fails.
 
+    terms: a frame needs a label of at least one of them, unless () is given.
     max_energy: eV per atom, of the energy less ``shifts`` when given; only higher energies fail.
     max_forces: eV/Å, norm of the force on any atom; strictly larger fails.
     DataError when nothing is left.
@@ -50,7 +53,7 @@ def select(
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     kept, clashes, known = [], [], Duplicates()
     for item in structures:
-        reason = _reason(item, max_energy, max_forces, shifts)
+        reason = _reason(item, max_energy, max_forces, shifts, terms)
         if reason is None:
             twin = known.find(item)
             if twin is not None and drop_duplicates and same_labels(item, twin):
@@ -68,9 +71,15 @@ def select(
 
 
 def _reason(
-    item: Structure, max_energy: float, max_forces: float, shifts: Shifts | None
+    item: Structure,
+    max_energy: float,
+    max_forces: float,
+    shifts: Shifts | None,
+    terms: Sequence[str],
 ) -> str | None:
     """Name of the filter that the frame fails."""
+    if terms and all(item.label(term) is None for term in terms):
+        return "unlabelled"
     if not is_finite(item):
         return "nonfinite"
     if item.energy is not None and energy_per_atom(item, shifts) > max_energy:
@@ -135,10 +144,16 @@ def _filter_warnings(
     return warnings
 
 
-def report(structures: Sequence[Structure], selection: Selection, cutoff: float) -> dict[str, Any]:
+def report(
+    structures: Sequence[Structure],
+    selection: Selection,
+    cutoff: float,
+    terms: Sequence[str] = PREDICTED["energy"],
+) -> dict[str, Any]:
     """What was read and what was kept, as plain data for scan.json.
 
     structures: all that were read.  cutoff: Å, distances beyond it are not looked at.
+    terms: labels to count.
     """
     kept = selection.structures
     distance, where = min_distance(kept, cutoff)
@@ -153,7 +168,7 @@ def report(structures: Sequence[Structure], selection: Selection, cutoff: float)
         "min_dist": distance,
         "min_dist_frame": where,
         "files": _files(structures, selection),
-        "coverage": coverage(kept),
+        "coverage": coverage(kept, terms),
         "worst": worst(kept),
         "warnings": warnings,
     }
@@ -170,7 +185,9 @@ def _files(structures: Sequence[Structure], selection: Selection) -> list[dict[s
     ]
 
 
-def coverage(structures: Sequence[Structure]) -> list[dict[str, Any]]:
+def coverage(
+    structures: Sequence[Structure], terms: Sequence[str] = PREDICTED["energy"]
+) -> list[dict[str, Any]]:
     """Frames, atoms and frames with each label, per file and config_type."""
     groups: dict[tuple[str, str], list[Structure]] = defaultdict(list)
     for item in structures:
@@ -181,11 +198,9 @@ def coverage(structures: Sequence[Structure]) -> list[dict[str, Any]]:
             "config_type": config_type,
             "frames": len(items),
             "atoms": sum(map(len, items)),
-            "energy": sum(item.energy is not None for item in items),
-            "forces": sum(item.forces is not None for item in items),
-            "stress": sum(item.stress is not None for item in items),
             "weight": sum(item.weight for item in items) / len(items),
         }
+        | {term: sum(item.label(term) is not None for item in items) for term in terms}
         for (source, config_type), items in groups.items()
     ]
 

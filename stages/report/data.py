@@ -9,6 +9,7 @@ from stages.evaluate import three_digits
 from stages.report.tables import Cell, Table
 
 REASONS = {
+    "unlabelled": "no label",
     "nonfinite": "not finite",
     "duplicate": "duplicate",
     "energy": "max_energy",
@@ -58,11 +59,11 @@ def _milli(rms: float) -> str:
 def _files(scan: dict[str, Any]) -> Table:
     """Frames read, dropped by each filter and used, per file."""
     every = [*scan["files"], *scan.get("test_files", ())]
-    filters = [name for name in REASONS if any(row[name] for row in every)]
+    filters = [name for name in REASONS if any(row.get(name) for row in every)]
     head = ["file", "read", *(f"dropped: {REASONS[name]}" for name in filters)]
     rows = []
     for row in every:
-        lost = [_lost(row[name], row["read"]) for name in filters]
+        lost = [_lost(row.get(name, 0), row["read"]) for name in filters]
         used = [row["train"], row["valid"], None] if "train" in row else [None, None, row["kept"]]
         rows.append([row["file"], row["read"], *lost, *used])
     note = "" if filters else "No frame was dropped."

@@ -10,7 +10,7 @@ import pytest
 from data_systems import crystal, molecule
 from numpy.testing import assert_allclose
 
-from mtp.baseline import fit_shifts, is_isolated
+from mtp.baseline import fit_shifts, is_isolated, isotropic_shifts
 from mtp.data import DataError
 from mtp.structure import Structure
 
@@ -125,3 +125,41 @@ def test_mixed_methods_are_noticed(rng) -> None:
 def test_report_is_plain_data(rng) -> None:
     report = fit_shifts([labelled(rng, (8, 1, 1))], (1, 8)).as_dict()
     assert json.loads(json.dumps(report))["values"].keys() == {"H", "O"}
+
+
+ALPHA = {1: 0.4, 6: 1.3, 8: 0.9}
+
+
+def polarizable(rng, numbers, **changes) -> Structure:
+    """Atoms that add isotropic polarizabilities, and something without a trace."""
+    total = sum(ALPHA[z] for z in numbers)
+    anisotropy = np.array([0.2, -0.3, 0.1, 0.5, 0.6, 0.7])
+    value = np.array([total, total, total, 0, 0, 0]) + anisotropy
+    return molecule(rng, tuple(numbers), energy=None, **{"polarizability": value} | changes)
+
+
+def test_isotropic_shifts_of_structures(rng) -> None:
+    items = [polarizable(rng, numbers) for numbers in ((1, 1), (6, 8), (8, 8, 1), (6,))]
+    shifts = isotropic_shifts([*items, molecule(rng)], (1, 6, 8))
+    assert_allclose(shifts.array, list(ALPHA.values()), rtol=1e-12)
+    assert (shifts.unit, shifts.mode, shifts.frames) == ("Å³", "isotropic", 4)
+    assert shifts.rms < 1e-9
+    one = isotropic_shifts([polarizable(rng, (8, 1, 1))] * 3, (1, 8))
+    assert_allclose(one.array, 1.7 / 3)
+    assert one.undetermined == (("H", "O"),)
+
+
+def test_isotropic_shifts_of_selected_species(rng) -> None:
+    items = [polarizable(rng, numbers) for numbers in ((8, 1), (8, 8, 1, 1), (1,))]
+    shifts = isotropic_shifts(items, (1, 8), selected=(8,))
+    assert shifts.values == (0.0, pytest.approx(ALPHA[8] + ALPHA[1]))
+
+
+def test_isotropic_shifts_of_atoms_win_over_those_of_structures(rng) -> None:
+    atomic = np.zeros((3, 6))
+    atomic[:, :3] = np.array([0.9, 0.3, 0.5])[:, None] + np.array([0.1, -0.1, 0])
+    items = [molecule(rng, (8, 1, 1), atomic_polarizability=atomic), polarizable(rng, (6, 6))]
+    shifts = isotropic_shifts(items, (1, 6, 8))
+    assert_allclose(shifts.array, [0.4, 0.0, 0.9], atol=1e-15)
+    assert shifts.undetermined == (("C",),)
+    assert shifts.rms == pytest.approx(0.0, abs=1e-9)

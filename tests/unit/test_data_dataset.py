@@ -137,3 +137,68 @@ def test_elements_only_in_dropped_frames_are_no_species(tmp_path, rng) -> None:
     write(tmp_path / "a.xyz", [crystal(rng), crystal(rng), molecule(rng, forces=np.eye(3) * 99)])
     options = Options([file(tmp_path / "a.xyz")], max_forces=50, max_energy_reference="e0")
     assert prepare(options).species == (29, 46)
+
+
+def dipoles(rng, tmp_path, **options) -> Options:
+    """Ten molecules with a dipole, two of them without an energy, and four with an energy only."""
+    items = [molecule(rng, dipole=rng.normal(size=3)) for _ in range(10)]
+    items[:2] = [replace(item, energy=None, forces=None) for item in items[:2]]
+    write(tmp_path / "a.xyz", [*items, *(molecule(rng) for _ in range(4))])
+    return Options([file(tmp_path / "a.xyz")], **options)
+
+
+def test_a_dipole_task_needs_no_energy(tmp_path, rng) -> None:
+    data = prepare(dipoles(rng, tmp_path), kind="dipole")
+    assert len(data.train) + len(data.valid) == 10
+    assert all(item.energy is None and item.dipole is not None for item in data.train)
+    assert data.shifts.values == (0.0, 0.0)
+    (row,) = data.scan["coverage"]
+    assert (row["dipole"], row["atomic_dipole"], "energy" in row) == (10, 0, False)
+    assert data.scan["files"][0]["unlabelled"] == 4
+    assert not any("energy" in text for text in data.scan["warnings"])
+    assert any("4 by unlabelled" in text for text in data.scan["warnings"])
+
+
+def test_filters_of_a_dipole_task_still_look_at_energies(tmp_path, rng) -> None:
+    for most, dropped in ((0.0, 0), (-20.0, 8)):
+        data = prepare(dipoles(rng, tmp_path, max_energy=most), kind="dipole")
+        assert data.scan["files"][0]["energy"] == dropped
+
+
+def test_labels_of_the_task_must_be_there(tmp_path, rng) -> None:
+    options = dipoles(rng, tmp_path)
+    with pytest.raises(DataError, match="no frame has a label of polarizability or atomic_pol"):
+        prepare(options, kind="polarizability")
+    options.dipole_key = "mu"
+    with pytest.raises(DataError, match="dipole_key 'mu' is in no frame"):
+        prepare(options, kind="dipole")
+
+
+def test_test_frames_without_labels_are_left_out(tmp_path, rng) -> None:
+    options = dipoles(rng, tmp_path)
+    write(tmp_path / "test.xyz", [molecule(rng, dipole=np.ones(3)), molecule(rng)])
+    options.test_files = [file(tmp_path / "test.xyz")]
+    data = prepare(options, kind="dipole")
+    assert len(data.test) == 1
+    assert data.scan["test_files"][0]["unlabelled"] == 1
+    write(tmp_path / "test.xyz", [molecule(rng)])
+    data = prepare(options, kind="dipole")
+    assert data.test == []
+    assert any("no test frame has a label of dipole" in text for text in data.scan["warnings"])
+
+
+def test_isotropic_shifts_for_a_polarizability_task(tmp_path, rng) -> None:
+    alpha = np.array([1.0, 1.0, 1.0, 0, 0, 0])
+    items = [molecule(rng, (8,) * n, polarizability=0.9 * n * alpha) for n in (1, 2, 3)]
+    write(tmp_path / "a.xyz", items)
+    data = prepare(Options([file(tmp_path / "a.xyz")]), kind="polarizability")
+    assert data.shifts.values == (pytest.approx(0.9),)
+    assert json.loads(json.dumps(data.scan))["shifts"]["unit"] == "Å³"
+
+
+def test_fingerprints_of_tensors(rng) -> None:
+    item = molecule(rng)
+    prints = {fingerprint([item])}
+    for term, shape in (("dipole", 3), ("atomic_dipole", (3, 3)), ("polarizability", 6)):
+        prints.add(fingerprint([replace(item, **{term: np.ones(shape)})]))
+    assert len(prints) == 4

@@ -120,7 +120,7 @@ def test_report(rng) -> None:
     assert scan["frames"] == 3
     assert scan["elements"] == {"Cu": 4, "H": 2, "O": 1, "Pd": 2}
     made, other = scan["files"]
-    counts = {"nonfinite": 1, "duplicate": 0, "energy": 0, "forces": 0}
+    counts = {"unlabelled": 0, "nonfinite": 1, "duplicate": 0, "energy": 0, "forces": 0}
     assert made == {"file": "made", "read": 3, **counts, "kept": 2}
     assert other["kept"] == 1
     first, second = scan["coverage"]
