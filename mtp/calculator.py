@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Pairs
+from mtp.grade import grade_atoms
 from mtp.kernels.choose import device_for, kernel_name
 from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
@@ -20,7 +21,7 @@ from mtp.neighbours import Find, Neighbours, VerletList
 from mtp.potential import Potential
 
 if TYPE_CHECKING:
-    from mtp.kernels.inference import NativeModel
+    from mtp.kernels.inference import Evaluation, NativeModel
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -30,8 +31,12 @@ class MTPCalculator(Calculator):
 
     model: a model file, a .mtp file or a Potential. head: which head of a multi-task model; may be
     left out where there is one. device: "auto", "cpu" or "cuda". dtype: "float64" or "float32".
+    grade: compute extrapolation grades at every call; without it they are computed when asked for.
     skin: Å; the neighbour list is found again when an atom has moved by half of it, not counting
     what it moves with the cell; a strain of the cell uses up some of the skin.
+
+    grades: (atoms,) of a model with active sets (mtp/grade.py), and grade, the largest of them;
+    otherwise PropertyNotImplementedError.
 
     The stress is there for three periodic directions only; otherwise ASE's
     PropertyNotImplementedError. Raises InvalidInput for elements that the potential does not know.
@@ -43,6 +48,8 @@ class MTPCalculator(Calculator):
         "energies",
         "forces",
         "stress",
+        "grade",
+        "grades",
     ]
 
     def __init__(
@@ -52,6 +59,7 @@ class MTPCalculator(Calculator):
         device: str = "auto",
         dtype: str = "float64",
         skin: float = 0.5,
+        grade: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +69,9 @@ class MTPCalculator(Calculator):
         self.dtype = DTYPES[dtype]
         potential = _potential(model)
         self.head = _head(potential, head)
+        self.grade = grade
+        if grade and potential.grading is None:
+            raise InvalidInput("grade: the model has no active sets; `mtp grade` adds them")
         self.potential = potential.to(self.device).cast(self.dtype)
         self._lookup = np.full(len(chemical_symbols) + 1, -1, dtype=np.int32)
         self._lookup[list(potential.spec.species)] = np.arange(len(potential.spec.species))
@@ -78,14 +89,15 @@ class MTPCalculator(Calculator):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what lives in the C++ kernel and its registry is made again."""
-        potential = (self.potential.spec, self.potential.state_dict())
+        potential = (self.potential.spec, self.potential.state_dict(), self.potential.grading)
         return {**self.__dict__, "_native": None, "potential": potential}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        spec, values = state["potential"]
+        spec, values, grading = state["potential"]
         self.potential = Potential(spec).to(self.device).cast(self.dtype)
         self.potential.load_state_dict(values)
+        self.potential.grading = grading
         self._native = self._native_model()
 
     def calculate(
@@ -98,8 +110,11 @@ class MTPCalculator(Calculator):
         atoms = self.atoms
         volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else 0.0
         species, neighbours = self._species(atoms.numbers), self.list.neighbours(atoms)
+        asked = self.grade or not {"grade", "grades"}.isdisjoint(properties or ())
+        graded = asked and self.potential.grading is not None
         evaluate = self._predict if self._native is None else self._compute
-        energy, energies, forces, virial = evaluate(atoms.positions, species, neighbours)
+        found = evaluate(atoms.positions, species, neighbours, graded)
+        energy, energies, forces, virial = found.energy, found.energies, found.forces, found.virial
         self.results = {
             "energy": energy,
             "free_energy": energy,
@@ -108,26 +123,31 @@ class MTPCalculator(Calculator):
         }
         if volume > 0:
             self.results["stress"] = virial / volume
+        if found.grades is not None:
+            self.results["grades"] = found.grades
+            self.results["grade"] = float(found.grades.max(initial=0.0))
 
     def _compute(
-        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours
-    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours, graded: bool
+    ) -> Evaluation:
         """Energy (eV), energies (atoms,), forces (atoms, 3), virial (6,), by the C++ kernel."""
         single = self.dtype == torch.float32
-        found = self._native.compute(neighbours, species, positions, single)
-        return found.energy, found.energies, found.forces, found.virial
+        return self._native.compute(neighbours, species, positions, single, graded)
 
     def _predict(
-        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours
-    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours, graded: bool
+    ) -> Evaluation:
         """The same by torch, with the kernel of the device."""
+        from mtp.kernels.inference import Evaluation
+
         batch = self._batch(species, neighbours, neighbours.displacements(positions))
         predicted = self.potential.predict(batch, self.head)
         energy = float(predicted.energy[0])
         if not np.isfinite(energy):
             raise InvalidInput("the energy is not finite: atoms coincide, or the model is damaged")
         arrays = predicted.energies, predicted.forces, predicted.stress[0]  # of a volume of 1
-        return energy, *(array.double().cpu().numpy() for array in arrays)
+        grades = grade_atoms(self.potential, batch) if graded else None
+        return Evaluation(energy, *(array.double().cpu().numpy() for array in arrays), grades)
 
     def _species(self, numbers: np.ndarray) -> np.ndarray:
         """(atoms,) indices into the potential's species; the same array for the same numbers."""
@@ -186,6 +206,7 @@ def _potential(model: str | Path | Potential) -> Potential:
     if isinstance(model, Potential):
         copy = Potential(model.spec)
         copy.load_state_dict(model.state_dict())
+        copy.grading = model.grading
         return copy
     return load_mtp(model) if Path(model).suffix in (".mtp", ".almtp") else load_model(model)
 

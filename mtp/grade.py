@@ -99,14 +99,16 @@ class Grading:
         }
 
     @classmethod
-    def take(cls, tensors: dict[str, torch.Tensor]) -> Grading | None:
+    def take(cls, tensors: dict[str, torch.Tensor], n_species: int, n: int) -> Grading | None:
         """What `tensors` wrote, removed from the tensors of a model file; None where it is not."""
         given = {one.name: tensors.pop(PREFIX + one.name, None) for one in fields(cls)}
         if all(tensor is None for tensor in given.values()):
             return None
-        if any(tensor is None for tensor in given.values()):
-            raise RuntimeError("some tensors of its extrapolation grades are missing")
-        return cls(**{name: tensor.numpy() for name, tensor in given.items()})
+        for name, tensor in given.items():
+            shape = (n_species, n) if "mean" in name or "std" in name else (n_species, n, n)
+            if tensor is None or tensor.shape != shape:
+                raise RuntimeError(f"tensor {PREFIX}{name} is missing or has a wrong shape")
+        return cls(**{name: tensor.double().numpy() for name, tensor in given.items()})
 
     def of_atoms(self, invariants: np.ndarray, species: np.ndarray) -> np.ndarray:
         """(atoms,) grades of invariants (atoms, n); species: (atoms,) indices."""
@@ -201,7 +203,7 @@ def _chunks(
             yield batch, invariants, batch.species.cpu().numpy()
 
 
-def grade_atoms(potential: Potential, batch: Batch) -> torch.Tensor:
+def grade_atoms(potential: Potential, batch: Batch) -> np.ndarray:
     """(atoms,) neighbourhood grades of a batch, float64; the potential must have a grading."""
     invariants = potential.invariants(batch).double().cpu().numpy()
-    return torch.from_numpy(potential.grading.of_atoms(invariants, batch.species.cpu().numpy()))
+    return potential.grading.of_atoms(invariants, batch.species.cpu().numpy())

@@ -1,9 +1,11 @@
 """Model files: a potential as safetensors with a JSON header.
 
 The tensors are the potential's state and its moment table (table.basic, .products, .scalars), so
-that the C++ kernel reads a file without enumerating a basis. Everything else stands in the header
-under the one key "mtp": format number, spec, heads, n_moments, provenance. Bytes depend on the
-potential alone: no times, no folders. Reading a file never executes anything from it.
+that the C++ kernel reads a file without enumerating a basis, and where the file has them the active
+sets for extrapolation grades (grade.mean, .inverse_std, .neighbourhood, .configuration). Everything
+else stands in the header under the one key "mtp": format number, spec, heads, n_moments,
+provenance. Bytes depend on the potential alone: no times, no folders. Reading a file never executes
+anything from it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ KEY = "mtp"
 TABLE = "table."
 EMBEDDED = "embedding.radial"  # radial coefficients between components of the type embedding
 SPECIES_BIAS = ".species_bias"
+GRADE = "grade."
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
@@ -55,6 +58,8 @@ def save_model(
     }
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(potential).items()}
     tensors |= _table(potential)
+    if potential.grading is not None:
+        tensors |= potential.grading.tensors()
     # One key only: safetensors does not promise an order of several.
     metadata = {KEY: json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)}
     write_atomically(Path(path), save(tensors, metadata))
@@ -69,6 +74,7 @@ def load_model(path: str | Path) -> Potential:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    from mtp.grade import Grading
     from mtp.potential import Potential, PotentialSpec
 
     content, header = _open(Path(path))
@@ -77,6 +83,8 @@ def load_model(path: str | Path) -> Potential:
         potential = Potential(spec)
         tensors = load(content)
         stored = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TABLE)}
+        size = len(spec.species), len(potential.table.scalars)
+        potential.grading = Grading.take(tensors, *size)
         potential.load_state_dict(_state(spec, tensors))
     except (SafetensorError, ValidationError, RuntimeError, KeyError) as error:
         raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
@@ -170,7 +178,7 @@ def _basis(tensors: dict[str, Any], heads: list[str]) -> dict[str, int]:
         "parameters": sum(
             math.prod(entry["shape"])
             for name, entry in tensors.items()
-            if not (name.endswith(fixed) or name.startswith(TABLE))
+            if not (name.endswith(fixed) or name.startswith((TABLE, GRADE)))
         ),
     }
 

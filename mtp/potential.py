@@ -124,6 +124,7 @@ class Potential(nn.Module):
     def __init__(self, spec: PotentialSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.grading = None  # active sets of the training set: mtp.grade.Grading
         n_species = len(spec.species)
         self.embedding = None
         if spec.embedding is not None:

@@ -21,6 +21,7 @@ from mtp.neighbours import Neighbours
 if TYPE_CHECKING:
     from ase.atoms import Atoms
 
+    from mtp.grade import Grading
     from mtp.potential import Potential
 
 
@@ -41,6 +42,9 @@ def _library() -> ctypes.CDLL:
     lib.mtp_model_species.argtypes = [c_void_p, c_void_p, c_int64]
     lib.mtp_model_species.restype = c_int64
     lib.mtp_model_compute.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 10, *message]
+    lib.mtp_model_compute_graded.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 11, *message]
+    lib.mtp_model_set_grading.argtypes = [c_void_p, c_int64, *[c_void_p] * 3, *message]
+    lib.mtp_model_has_grading.argtypes = [c_void_p]
     lib.mtp_neighbours_new.argtypes = [
         *(c_int64, c_void_p, c_void_p, c_void_p, c_double, c_int64),
         *(POINTER(c_void_p), *message),
@@ -82,12 +86,16 @@ def find_neighbours(atoms: Atoms, cutoff: float) -> Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """energy: eV. energies: (atoms,). forces: (atoms, 3) in eV/Å. virial: (6,) Σ d ⊗ ∂E/∂d."""
+    """energy: eV. energies: (atoms,). forces: (atoms, 3) in eV/Å. virial: (6,) Σ d ⊗ ∂E/∂d.
+
+    grades: (atoms,) extrapolation grades, where they were asked for.
+    """
 
     energy: float
     energies: np.ndarray
     forces: np.ndarray
     virial: np.ndarray
+    grades: np.ndarray | None = None
 
 
 class NativeModel:
@@ -110,7 +118,10 @@ class NativeModel:
         pointer = c_void_p()
         arrays = (c.ctypes.data, shifts.ctypes.data, ctypes.byref(pointer))
         call(_library().mtp_model_new, basis.pointer, readout.pointer, len(c), *arrays)
-        return cls(pointer)
+        model = cls(pointer)
+        if potential.grading is not None:
+            model._set_grading(potential.grading)
+        return model
 
     @classmethod
     def load(cls, path: str | Path, head: str | None = None) -> NativeModel:
@@ -119,6 +130,17 @@ class NativeModel:
         given = (os.fsencode(path), name, ctypes.byref(pointer))
         call(_library().mtp_model_load, *given, refused=InvalidInput)
         return cls(pointer)
+
+    def _set_grading(self, grading: Grading) -> None:
+        parts = (grading.mean, grading.inverse_std, grading.neighbourhood)
+        arrays = [np.ascontiguousarray(part, np.float64) for part in parts]
+        addresses = (array.ctypes.data for array in arrays)
+        call(_library().mtp_model_set_grading, self._pointer, arrays[0].shape[1], *addresses)
+
+    @property
+    def graded(self) -> bool:
+        """Whether it has active sets to compute extrapolation grades from."""
+        return bool(_library().mtp_model_has_grading(self._pointer))
 
     @property
     def cutoff(self) -> float:
@@ -133,17 +155,23 @@ class NativeModel:
         return tuple(numbers.tolist())
 
     def compute(
-        self, neighbours: Neighbours, species: np.ndarray, positions: np.ndarray, single: bool
+        self,
+        neighbours: Neighbours,
+        species: np.ndarray,
+        positions: np.ndarray,
+        single: bool,
+        grades: bool = False,
     ) -> Evaluation:
         """Everything for atoms at `positions` (atoms, 3) in Å, whose list is `neighbours`.
 
         species: (atoms,) int32 index into the potential's species. single: compute in float32.
+        grades: extrapolation grades as well, of a model that has active sets.
         torch.get_num_threads() says how many threads. Raises InvalidInput when the energy is not
         finite.
         """
         if self._buffers is None or not self._buffers.are_for(neighbours, species):
             self._buffers = _Buffers(neighbours, species)
-        return self._buffers.compute(self._pointer, positions, single)
+        return self._buffers.compute(self._pointer, positions, single, grades)
 
 
 class _Buffers:
@@ -169,16 +197,20 @@ class _Buffers:
         assert all(array.flags.c_contiguous for array in arrays)
         return [array.ctypes.data for array in arrays]
 
-    def compute(self, model: c_void_p, positions: np.ndarray, single: bool) -> Evaluation:
+    def compute(
+        self, model: c_void_p, positions: np.ndarray, single: bool, grades: bool
+    ) -> Evaluation:
         lib, (n, n_all) = _library(), self.sizes
         positions = np.ascontiguousarray(positions, np.float64)
         lib.mtp_ghosts_place(n_all, *self.shifts, positions.ctypes.data, self.positions.ctypes.data)
         energies = np.empty(n)
         sizes = (int(single), torch.get_num_threads(), n, n_all)
-        results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None)
+        found = np.empty(n) if grades else None
+        graded = None if found is None else found.ctypes.data
+        results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None, graded)
         given = (model, *sizes, *self.given)
-        call(lib.mtp_model_compute, *given, *results, refused=InvalidInput)
+        call(lib.mtp_model_compute_graded, *given, *results, refused=InvalidInput)
         lib.mtp_ghosts_fold(n, n_all, *self.fold)
         return Evaluation(
-            float(self.energy[0]), energies, self.forces[:n].copy(), self.virial.copy()
+            float(self.energy[0]), energies, self.forces[:n].copy(), self.virial.copy(), found
         )

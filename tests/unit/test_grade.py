@@ -124,7 +124,7 @@ def grades(potential: Potential, *atoms: Atoms) -> tuple[np.ndarray, np.ndarray]
     wholes = potential.grading.of_structures(
         invariants, species, batch.structure.numpy(), batch.n_structures
     )
-    return grade_atoms(potential, batch).numpy(), wholes
+    return grade_atoms(potential, batch), wholes
 
 
 def test_training_atoms_are_not_extrapolated(graded: Potential) -> None:

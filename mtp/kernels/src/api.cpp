@@ -459,6 +459,17 @@ int mtp_model_new(const mtp_basis* basis, const mtp_readout* readout, int64_t n_
   });
 }
 
+int mtp_model_set_grading(mtp_model* model, int64_t n_scalars, const double* mean, const double* inverse_std,
+                          const double* inverse, char* message, int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    if (n_scalars != int64_t(model->plan.scalars.size()))
+      throw std::runtime_error("the grading belongs to another basis");
+    model->grading = mtp::Grading(model->n_species, n_scalars, mean, inverse_std, inverse);
+  });
+}
+
+int mtp_model_has_grading(const mtp_model* model) { return model->grading.n > 0; }
+
 int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
                    int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
@@ -515,6 +526,16 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       const int64_t* start, const int32_t* count, const int32_t* neighbour,
                       double* energy, double* energies, double* forces, double* virial,
                       double* atom_virial, char* message, int64_t message_size) {
+  return mtp_model_compute_graded(model, single, n_threads, n_local, n_all, species, positions, start, count,
+                                  neighbour, energy, energies, forces, virial, atom_virial, nullptr, message,
+                                  message_size);
+}
+
+int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local,
+                             int64_t n_all, const int32_t* species, const double* positions,
+                             const int64_t* start, const int32_t* count, const int32_t* neighbour,
+                             double* energy, double* energies, double* forces, double* virial,
+                             double* atom_virial, double* grades, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
     if (n_local < 0 || n_local > n_all) throw std::runtime_error("more local atoms than atoms");
     if (n_all > INT32_MAX) throw std::runtime_error("more atoms and ghosts than 32 bits can count");
@@ -525,6 +546,10 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
     work.readout = &model->readout;
     work.positions = positions;
     work.n_all = n_all;
+    if (grades && !model->grading.n)
+      throw std::runtime_error("the model has no active set to compute grades from");
+    work.grading = &model->grading;
+    work.grades = grades;
     mtp_job& job = work.job;
     job.energies = energies;
     job.single = single;

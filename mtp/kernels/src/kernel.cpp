@@ -236,6 +236,7 @@ class Pass {
     for (const Trace& t : p.traces) m[t.row] = m[t.from[0]] + m[t.from[1]] + m[t.from[2]];
     contract(p.forward, m, m, m, false);
     write_invariants();
+    if (w.grades) write_grades();
     bool reverse = job.b_bar || job.b_dot_bar || w.readout;
     if (!reverse) return true;
     seed();
@@ -695,6 +696,18 @@ class Pass {
           S* out = static_cast<S*>(job.b_dot) + size_t(atom[l]) * n;
           for (int s = 0; s < n; s++) out[s] = m[p.scalars[s]].d[l];
         }
+    }
+  }
+
+  void write_grades() {
+    if constexpr (!kDual) {
+      const Grading& grading = *w.grading;
+      const int64_t n = grading.n, first = species * n;
+      V* x = layer_.get(n);
+      for (int64_t s = 0; s < n; s++)
+        x[s] = (m[p.scalars[s]] - S(grading.mean[first + s])) * S(grading.inverse_std[first + s]);
+      const V largest = largest_coefficient(x, grading.columns_of(species, S()), n);
+      for (int l = 0; l < n_lanes; l++) w.grades[atom[l]] = double(largest[l]);
     }
   }
 

@@ -13,6 +13,7 @@ struct mtp_model {
   std::vector<double> c, shifts;
   std::vector<float> c_single;
   std::vector<double> offset[2];  // energies without neighbours or shift, in double and in single precision
+  mtp::Grading grading;  // n = 0: none
 
   void set(int64_t species, const double* coefficients, const double* species_shifts) {
     if (species < 1) throw std::runtime_error("the model has no species");

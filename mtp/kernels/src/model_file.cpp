@@ -49,6 +49,7 @@ class Tensors {
 
   const Json& header() const { return header_; }
   int64_t size() const { return int64_t(content_.size()); }  // bytes: there are fewer numbers
+  bool has(const std::string& name) const { return header_.find(name); }
 
   std::vector<double> real(const std::string& name, const std::vector<int64_t>& shape) const {
     const Json& entry = find(name, shape);
@@ -192,6 +193,13 @@ std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, siz
   const std::vector<double> scale = tensors.real("radial_scale", {n_q});
   for (size_t i = 0; i < c.size(); i++) c[i] *= scale[i % n_q];
   model->set(n, c.data(), tensors.real("heads." + head + ".shifts", {n}).data());
+  if (tensors.has("grade.neighbourhood")) {
+    const int64_t n_scalars = int64_t(scalars.size());
+    const std::vector<double> mean = tensors.real("grade.mean", {n, n_scalars}),
+                              inverse_std = tensors.real("grade.inverse_std", {n, n_scalars}),
+                              inverse = tensors.real("grade.neighbourhood", {n, n_scalars, n_scalars});
+    model->grading = Grading(n, n_scalars, mean.data(), inverse_std.data(), inverse.data());
+  }
   return model;
 }
 

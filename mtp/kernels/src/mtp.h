@@ -18,7 +18,7 @@ typedef struct mtp_neighbours mtp_neighbours;
 
 /* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
  * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
-#define MTP_ABI 2
+#define MTP_ABI 3
 int64_t mtp_abi(void);
 
 /* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
@@ -106,6 +106,20 @@ int mtp_model_compute(const mtp_model* model, int64_t single, int64_t n_threads,
                       const int64_t* start, const int32_t* count, const int32_t* neighbour,
                       double* energy, double* energies, double* forces, double* virial,
                       double* atom_virial, char* message, int64_t message_size);
+
+/* The same and, where grades is not null, the extrapolation grade of each of the n_local atoms
+ * (mtp/grade.py); an error where the model has no active set. */
+int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local,
+                             int64_t n_all, const int32_t* species, const double* positions,
+                             const int64_t* start, const int32_t* count, const int32_t* neighbour,
+                             double* energy, double* energies, double* forces, double* virial,
+                             double* atom_virial, double* grades, char* message, int64_t message_size);
+
+/* Active sets for grades; models from files have them already where the file does. mean, inverse_std:
+ * (S, n_scalars); inverse: (S, n_scalars, n_scalars). */
+int mtp_model_set_grading(mtp_model* model, int64_t n_scalars, const double* mean, const double* inverse_std,
+                          const double* inverse, char* message, int64_t message_size);
+int mtp_model_has_grading(const mtp_model* model);
 
 /* All neighbours within the cutoff of the atoms of a periodic system, for mtp_model_compute: first the atoms,
  * wrapped into the cell, then ghosts. Point i is atom owner[i] moved by image[i] cells; owner[i] = i for the

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "grade.h"
 #include "mtp.h"
 
 namespace mtp {
@@ -85,6 +86,8 @@ struct Work {
   const Readout* readout = nullptr;
   const double* positions = nullptr;  // inference: displacements come from here
   int64_t n_all = 0;                  // atoms that can be neighbours and receive forces
+  const Grading* grading = nullptr;
+  double* grades = nullptr;           // (atoms), with a grading
 };
 
 using RunFunction = const char* (*)(const Work&);  // null, or what went wrong
