@@ -26,7 +26,8 @@ class Pairs:
     are rows start … start + count of the pair arrays.  base: (atoms,) the batch's index of the
     first atom of its structure.  neighbour: (rows,) index of the other atom within its structure.
     displacement: (rows, 3) from the atom to its neighbour in Å. The pair arrays may hold more
-    structures than the batch has.
+    structures than the batch has.  incoming: (rows,) or None: the rows of the pairs that end at an
+    atom, standing where the atom's own pairs stand (each pair is there in both directions).
     """
 
     species: Tensor
@@ -35,6 +36,7 @@ class Pairs:
     base: Tensor
     neighbour: Tensor
     displacement: Tensor
+    incoming: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.species)
@@ -139,6 +141,20 @@ def neighbour_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, ..
     return count.astype(np.int32), j[order].astype(np.int32), vectors[order]
 
 
+def incoming_rows(counts: Sequence[np.ndarray], neighbour: np.ndarray) -> np.ndarray | None:
+    """Rows of the pairs that end at each atom, for structures in a row (`Pairs.incoming`).
+
+    counts: pairs of each atom, by structure. None where a pair lacks its opposite.
+    """
+    count = np.concatenate(counts) if len(counts) else np.zeros(0, np.int32)
+    pairs = [int(c.sum()) for c in counts]
+    first = np.cumsum([0, *(len(c) for c in counts)])[:-1]
+    ends = neighbour.astype(np.int64) + np.repeat(first, pairs)
+    if not np.array_equal(np.bincount(ends, minlength=len(count)), count):
+        return None
+    return np.argsort(ends, kind="stable")
+
+
 class Geometry:
     """Neighbour pairs and labels of a list of structures, ready to be cut into batches.
 
@@ -182,7 +198,7 @@ class Geometry:
     @property
     def n_pairs(self) -> int | None:
         """Directed pairs of all structures, when they are in memory."""
-        return None if self._pairs is None else len(self._pairs[1])
+        return None if self._pairs is None else len(self._pairs[2])
 
     def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> Batch:
         """The structures with these indices, in this order (all when None)."""
@@ -191,7 +207,7 @@ class Geometry:
         sizes = self.n_atoms[indices]
         base = np.repeat(np.cumsum(sizes) - sizes, sizes)
         atoms = np.arange(sizes.sum()) + np.repeat(self._atom_start[indices], sizes) - base
-        count, neighbour, displacement, start = self._pairs_of(indices, atoms)
+        count, start, *arrays = self._pairs_of(indices, atoms)
         chosen = torch.from_numpy(indices).to(self.device)
         rows = torch.from_numpy(atoms).to(self.device)
         return Batch(
@@ -200,8 +216,7 @@ class Geometry:
                 torch.from_numpy(start).to(self.device),
                 torch.from_numpy(count).to(self.device),
                 torch.from_numpy(base.astype(np.int32)).to(self.device),
-                neighbour,
-                displacement,
+                *arrays,
             ),
             structure=torch.from_numpy(np.repeat(np.arange(len(indices)), sizes)).to(self.device),
             indices=indices,
@@ -214,22 +229,27 @@ class Geometry:
         )
 
     def _pairs_of(self, indices: np.ndarray, atoms: np.ndarray) -> tuple:
+        """Count and start for each atom; then the pair arrays on the device."""
         if self._pairs is not None:
-            count, neighbour, displacement, start = self._pairs
-            return count[atoms], neighbour, displacement, start[atoms]
-        return self._find([self.structures[i] for i in indices])
+            count, start, *arrays = self._pairs
+            return count[atoms], start[atoms], *arrays
+        return self._there([neighbour_pairs(self.structures[i], self.cutoff) for i in indices])
 
-    def _find(self, structures: Sequence[Structure]) -> tuple:
-        found = [neighbour_pairs(s, self.cutoff) for s in structures]
+    def _there(self, found: Sequence[tuple[np.ndarray, ...]]) -> tuple:
+        """The pairs of structures in a row, as `_pairs_of` returns them."""
         count = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int32)
         neighbour = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.int32)
         vectors = np.concatenate([f[2] for f in found]) if found else np.zeros((0, 3))
-        start = np.cumsum(count, dtype=np.int64) - count
+        incoming = None
+        if self.device.type == "cuda":  # its kernel gathers forces
+            rows = incoming_rows([f[0] for f in found], neighbour)
+            incoming = None if rows is None else torch.from_numpy(rows).to(self.device)
         return (
             count,
+            np.cumsum(count, dtype=np.int64) - count,
             torch.from_numpy(neighbour).to(self.device),
             torch.from_numpy(vectors).to(self.device, self.dtype),
-            start,
+            incoming,
         )
 
     def _keep(self, limit: float) -> None:
@@ -241,15 +261,8 @@ class Geometry:
             used += len(chunks[-1][1]) * (4 + 24)
             if used / 28 * per_pair > limit:
                 return
-        if not chunks:
-            return
-        count = np.concatenate([c[0] for c in chunks])
-        self._pairs = (
-            count,
-            torch.from_numpy(np.concatenate([c[1] for c in chunks])).to(self.device),
-            torch.from_numpy(np.concatenate([c[2] for c in chunks])).to(self.device, self.dtype),
-            np.cumsum(count, dtype=np.int64) - count,
-        )
+        if chunks:
+            self._pairs = self._there(chunks)
 
     def _labels(self, terms: Sequence[str]) -> None:
         structures = self.structures

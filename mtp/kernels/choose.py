@@ -55,17 +55,21 @@ def device_for(name: str) -> torch.device:
     if name not in DEVICES:
         raise InvalidInput(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
     if name == "auto":
-        usable = find_spec("mtp.kernels.cuda") is not None and torch.cuda.is_available()
-        return torch.device("cuda" if usable else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and _can_triton() else "cpu")
     if name == "cuda":
         missing = None
         if not torch.cuda.is_available():
             missing = "torch sees no CUDA device"
-        elif find_spec("mtp.kernels.cuda") is None and os.environ.get("MTP_KERNEL") != "reference":
-            missing = "this version has no kernel for it"
+        elif not _can_triton() and os.environ.get("MTP_KERNEL") != "reference":
+            missing = "Triton, which comes with torch for CUDA on Linux, is not installed"
         if missing:
             raise InvalidInput(f"device cuda: {missing}; use cpu or auto (--device cpu)")
     return torch.device(name)
+
+
+def _can_triton() -> bool:
+    """Whether the kernel for CUDA can be imported; it is not, for this takes seconds."""
+    return find_spec("triton") is not None
 
 
 def kernel_name(device: torch.device | str) -> str:
@@ -100,4 +104,6 @@ def _load(name: str):
         from mtp.kernels.reference import ReferenceKernel
 
         return ReferenceKernel
-    raise InvalidInput(f"there is no {name} kernel in this version; set MTP_KERNEL=reference")
+    from mtp.kernels.cuda import CudaKernel
+
+    return CudaKernel

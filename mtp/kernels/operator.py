@@ -27,7 +27,8 @@ def invariants(c: Tensor, pairs: Pairs, basis: Basis) -> Tensor:
 
 def forces(b_bar: Tensor, c: Tensor, pairs: Pairs, basis: Basis) -> tuple[Tensor, Tensor]:
     """Forces −∂E/∂r (atoms, 3), virials Σ_j d ⊗ ∂E/∂d (atoms, 6) of each atom; ∂E/∂B = b_bar."""
-    return torch.ops.mtp.forces(b_bar, c, pairs.displacement, *_flat(pairs), basis.handle)
+    flat = (*_flat(pairs), basis.handle, pairs.incoming)
+    return torch.ops.mtp.forces(b_bar, c, pairs.displacement, *flat)
 
 
 def tangent(
@@ -135,10 +136,12 @@ def _(c_dot, d_dot, b_bar, c, d, *flat):
 @torch.library.custom_op(
     "mtp::forces",
     mutates_args=(),
-    schema=f"(Tensor b_bar, Tensor c, Tensor d, {_SCHEMA}) -> (Tensor, Tensor)",
+    schema=f"(Tensor b_bar, Tensor c, Tensor d, {_SCHEMA}, Tensor? incoming=None)"
+    " -> (Tensor, Tensor)",
 )
-def _forces(b_bar, c, d, *flat):
-    return kernel_for(flat[-1], c.device).forces(b_bar, c, _pairs(flat[:-1], d))
+def _forces(b_bar, c, d, species, start, count, base, neighbour, basis, incoming=None):
+    pairs = Pairs(species, start, count, base, neighbour, d, incoming)
+    return kernel_for(basis, c.device).forces(b_bar, c, pairs)
 
 
 @torch.library.custom_op(

@@ -14,6 +14,7 @@ from mtp.kernels.choose import register_basis
 from mtp.kernels.cpu import CpuKernel
 from mtp.kernels.operator import invariants
 from mtp.kernels.reference import ReferenceKernel
+from tests.kernels.on_device import OnDevice
 from tests.systems import SYSTEMS, Case, case, random_rotation
 
 XX_YY_ZZ_YZ_XZ_XY = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
@@ -47,7 +48,7 @@ def of(name: str) -> Case:
     return replace(case(SYSTEMS[name]), table=table())
 
 
-@pytest.fixture(params=[CpuKernel, ReferenceKernel], ids=["cpu", "reference"])
+@pytest.fixture(params=[CpuKernel, ReferenceKernel, OnDevice], ids=["cpu", "reference", "cuda"])
 def kernel(request):
     """The class of each kernel."""
     return request.param
