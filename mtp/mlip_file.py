@@ -1,4 +1,7 @@
-"""The text format .mtp of MLIP, which LAMMPS reads too: linear potentials only."""
+"""The text format .mtp of MLIP, which LAMMPS and MOTEP read too: linear potentials only.
+
+Untrained templates are read as well. An .almtp goes on with an active set: mtp/mlip_selection.py.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,17 @@ REQUIRED = (
     "alpha_index_basic",
     "alpha_index_times",
     "alpha_moment_mapping",
-    "species_coeffs",
-    "moment_coeffs",
 )
+TRAINED = ("radial_coeffs", "species_coeffs", "moment_coeffs")
+OTHER_NAMES = {
+    "min": "min_dist",
+    "max": "max_dist",
+    "size": "radial_basis_size",
+    "min_val": "min_dist",
+    "max_val": "max_dist",
+    "basis_size": "radial_basis_size",
+}
+"""How newer programs call the lines about the radial basis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +70,12 @@ class MlipPotential:
     shifts: np.ndarray  # (species,) eV
     moment_coeffs: np.ndarray  # (n_scalars,)
     level: tuple[int, int, int, int] | None  # levmax, init, mu, nu costs; None in foreign files
+    trained: bool = True  # False: a template, whose radial, shifts and moment_coeffs are zero
+
+    @property
+    def n_coefficients(self) -> int:
+        """Of all kinds."""
+        return self.radial.size + self.shifts.size + self.moment_coeffs.size
 
 
 def write_mtp(path: str | Path, potential: Potential, head: str | None = None) -> None:
@@ -68,30 +85,36 @@ def write_mtp(path: str | Path, potential: Potential, head: str | None = None) -
     happens below min_dist, so programs that read it extrapolate there.
     """
     numbers = mlip_numbers(potential, head)
-    warnings.warn(
-        f"{path}: below min_dist = {numbers.min_dist:.4g} Å programs that read this file "
-        "extrapolate the polynomials; what mtp-train does there is not part of the format",
-        stacklevel=2,
-    )
+    warn_below_min_dist(path, potential)
     write_lines(path, numbers)
+
+
+def warn_below_min_dist(path: str | Path, potential: Potential) -> None:
+    """Say once what a file of this format leaves out."""
+    warnings.warn(
+        f"{path}: below min_dist = {potential.spec.min_dist:.4g} Å programs that read this file "
+        "extrapolate the polynomials; what mtp-train does there is not part of the format",
+        stacklevel=3,
+    )
 
 
 def write_lines(path: str | Path, numbers: MlipPotential) -> None:
     """Write the numbers as they are."""
-    write_atomically(Path(path), ("\n".join(_lines(numbers)) + "\n").encode())
+    write_atomically(Path(path), mtp_text(numbers).encode())
+
+
+def mtp_text(numbers: MlipPotential) -> str:
+    """The numbers as the text of a .mtp file."""
+    return "\n".join(_lines(numbers)) + "\n"
 
 
 def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential:
-    """The numbers of one linear head, normalisations folded in. Raises InvalidInput for others."""
+    """The numbers of one linear head, normalisations folded in, a type embedding as a table.
+
+    Raises InvalidInput for other heads.
+    """
     spec, table = potential.spec, potential.table
-    if head is None and len(spec.heads) > 1:
-        raise InvalidInput(f".mtp holds one head: name one of {', '.join(spec.head_names)}")
-    readout = potential.heads[head or spec.head_names[0]]
-    if not readout.linear:
-        raise InvalidInput(
-            ".mtp cannot express a neural readout: use the model file with MTPCalculator, or train "
-            "with an empty nn_dim_list"
-        )
+    readout = potential.heads[_head(potential, head)]
     weights = readout.last.weight[0] * (readout.scale * readout.step / readout.std)
     order = np.argsort(spec.species)
     return MlipPotential(
@@ -113,6 +136,27 @@ def mlip_numbers(potential: Potential, head: str | None = None) -> MlipPotential
             spec.moment_nu_cost,
         ),
     )
+
+
+def _head(potential: Potential, name: str | None) -> str:
+    """The head of this name, or the only one; the format must be able to express it."""
+    known = potential.spec.head_names
+    if name is None and len(known) > 1:
+        raise InvalidInput(f".mtp holds one head: name one of {', '.join(known)} (--head)")
+    name = name or known[0]
+    if name not in known:
+        raise InvalidInput(f"head must be one of {', '.join(known)} of this potential, got {name}")
+    kind = potential.spec.head(name).kind
+    if kind != "energy":
+        raise InvalidInput(
+            f".mtp holds energies, and head {name} is a {kind}: use the model file itself"
+        )
+    if not potential.heads[name].linear:
+        raise InvalidInput(
+            ".mtp cannot express a neural readout: use the model file (MTPCalculator, pair_style "
+            "mtp/light), or train with an empty nn_dim_list"
+        )
+    return name
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -160,9 +204,9 @@ def _set(items) -> str:
 
 
 def read_mtp(path: str | Path) -> MlipPotential:
-    """The numbers of a trained .mtp file (an .almtp's active set is left out).
+    """The numbers of a .mtp file or of the text in an .almtp, trained or not.
 
-    Raises InvalidInput when the file is not one, is an untrained template, or uses another basis.
+    Raises InvalidInput when the file is not one, is damaged, or uses another basis.
     """
     try:
         # .almtp goes on in binary behind the text.
@@ -170,26 +214,40 @@ def read_mtp(path: str | Path) -> MlipPotential:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: cannot be read as .mtp: {error}") from error
     values, labels, radial = _parse(text)
+    if radial:
+        values["radial_coeffs"] = " ".join(radial)
     _check(path, text, values)
-    count = int(values["species_count"])
-    n_radial, size = int(values["radial_funcs_count"]), int(values["radial_basis_size"])
     try:
-        return MlipPotential(
-            species=_species(values.get("potential_tag", ""), labels, count),
-            min_dist=float(values["min_dist"]),
-            max_dist=float(values["max_dist"]),
-            scaling=float(values.get("scaling", 1.0)),
-            radial=_reals(" ".join(radial)).reshape(count, count, n_radial, size),
-            basic=_integers(values["alpha_index_basic"]).reshape(-1, 4),
-            products=_integers(values["alpha_index_times"]).reshape(-1, 4),
-            scalars=_integers(values["alpha_moment_mapping"]),
-            n_moments=int(values["alpha_moments_count"]),
-            shifts=_reals(values["species_coeffs"]),
-            moment_coeffs=_reals(values["moment_coeffs"]),
-            level=_level(values.get("potential_name", "")),
-        )
+        return _numbers(values, labels)
     except ValueError as error:
         raise InvalidInput(f"{path}: damaged .mtp file: {error}") from error
+
+
+def _numbers(values: dict[str, str], labels: list[str]) -> MlipPotential:
+    """The values as numbers; ValueError where they do not fit together."""
+    count, n_radial, size = (
+        int(values[key]) for key in ("species_count", "radial_funcs_count", "radial_basis_size")
+    )
+    scalars = _integers(values["alpha_moment_mapping"])
+
+    def trained(name: str, *shape: int) -> np.ndarray:
+        return _reals(values[name]).reshape(shape) if name in values else np.zeros(shape)
+
+    return MlipPotential(
+        species=_species(values.get("potential_tag", ""), labels, count),
+        min_dist=float(values["min_dist"]),
+        max_dist=float(values["max_dist"]),
+        scaling=float(values.get("scaling", 1.0)),
+        radial=trained("radial_coeffs", count, count, n_radial, size),
+        basic=_integers(values["alpha_index_basic"]).reshape(-1, 4),
+        products=_integers(values["alpha_index_times"]).reshape(-1, 4),
+        scalars=scalars,
+        n_moments=int(values["alpha_moments_count"]),
+        shifts=trained("species_coeffs", count),
+        moment_coeffs=trained("moment_coeffs", len(scalars)),
+        level=_level(values.get("potential_name", "")),
+        trained=TRAINED[0] in values,
+    )
 
 
 def _parse(text: str) -> tuple[dict[str, str], list[str], list[str]]:
@@ -198,9 +256,12 @@ def _parse(text: str) -> tuple[dict[str, str], list[str], list[str]]:
     labels: list[str] = []
     radial: list[str] = []
     for line in map(str.strip, text.splitlines()):
-        key, equals, value = line.partition("=")
+        key, equals, value = map(str.strip, line.partition("="))
         if equals:
-            values[key.strip()] = value.strip()
+            key = OTHER_NAMES.get(key, key)
+            if key == "scaling" and key in values:  # of the radial basis: both count
+                value = str(float(values[key]) * float(value))
+            values[key] = value
         elif line.startswith("{"):
             radial.append(line)
         elif re.fullmatch(r"\d+-\d+", line):
@@ -209,18 +270,22 @@ def _parse(text: str) -> tuple[dict[str, str], list[str], list[str]]:
 
 
 def _check(path: str | Path, text: str, values: dict[str, str]) -> None:
-    """Refuse in one line what is not a trained RBChebyshev potential of this version."""
+    """Refuse in one line what is not an RBChebyshev potential of this version."""
     if not text.startswith("MTP"):
         raise InvalidInput(f"{path}: not an .mtp file (its first line must be MTP)")
     if values.get("version") != VERSION:
         raise InvalidInput(f"{path}: .mtp version {VERSION} is read, got {values.get('version')}")
-    if values.get("radial_basis_type") != BASIS or "magnetic_basis_type" in values:
+    if "magnetic_basis_type" in values:
+        raise InvalidInput(f"{path}: a magnetic potential; only potentials without spins are read")
+    if values.get("radial_basis_type") != BASIS:
         raise InvalidInput(
             f"{path}: only {BASIS} potentials are read, got {values.get('radial_basis_type')}"
         )
-    missing = [key for key in REQUIRED if key not in values]
+    there = [key for key in TRAINED if key in values]
+    needed = (*REQUIRED, *TRAINED) if there else REQUIRED
+    missing = [key for key in needed if key not in values]
     if missing:
-        raise InvalidInput(f"{path}: an untrained or damaged .mtp: {', '.join(missing)} missing")
+        raise InvalidInput(f"{path}: a damaged .mtp file: {', '.join(missing)} missing")
 
 
 def _species(tag: str, labels: list[str], count: int) -> tuple[int, ...] | None:

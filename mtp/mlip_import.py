@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from mtp.basis.graphs import STANDARD_COSTS, MomentSpec, graphs
 from mtp.errors import InvalidInput
@@ -18,33 +19,22 @@ NEIGHBOURS = 25
 TOLERANCE = 1e-8  # of the invariants that our basis must reproduce, relative
 
 
-def load_mtp(path: str | Path) -> Potential:
-    """The potential of a .mtp file, equal to it at all distances above min_dist.
+def load_mtp(path: str | Path, species: Sequence[int] | None = None) -> Potential:
+    """The potential of a .mtp or .almtp file, equal to it at all distances above min_dist.
 
     The file's contractions may differ from ours; both span the same invariants, and the linear
-    coefficients are carried over. Raises InvalidInput when the file does not say its elements, or
-    its basis is none of ours.
+    coefficients are carried over. species: atomic numbers of its types 0, 1, …, for files that do
+    not say them. Raises InvalidInput where the elements are not known, for a basis that is none of
+    ours and for templates, which `load_template` reads.
     """
     numbers = read_mtp(path)
-    if numbers.species is None:
+    if not numbers.trained:
         raise InvalidInput(
-            f"{path}: the file does not say its elements; write their atomic numbers, in the order "
-            "of its species, into it as in 'potential_tag = atomic_numbers 8 14'"
+            f"{path}: an untrained template; train it: name it as reload_model in a control file"
         )
-    order = np.argsort(numbers.species)
-    moments = _level(path, numbers)
-    potential = Potential(
-        PotentialSpec(
-            tuple(int(numbers.species[k]) for k in order),
-            cutoff=numbers.max_dist,
-            min_dist=numbers.min_dist,
-            n_q=numbers.radial.shape[3],
-            levmax=moments.levmax,
-            moment_init_cost=moments.init_cost,
-            moment_mu_cost=moments.mu_cost,
-            moment_nu_cost=moments.nu_cost,
-        )
-    )
+    known = _species(path, numbers, species)
+    order = np.argsort(known)
+    potential = Potential(_spec(path, numbers, tuple(int(known[k]) for k in order)))
     head = potential.heads["default"]
     with torch.no_grad():
         radial = numbers.scaling * numbers.radial[np.ix_(order, order)]
@@ -52,6 +42,51 @@ def load_mtp(path: str | Path) -> Potential:
         head.shifts.copy_(torch.from_numpy(numbers.shifts[order]))
         head.last.weight[0] = torch.from_numpy(_weights(path, numbers, potential))
     return potential
+
+
+def load_template(path: str | Path, species: Sequence[int]) -> PotentialSpec | None:
+    """What an untrained .mtp file says of a potential for these elements; None if it is trained.
+
+    Raises InvalidInput for a basis that is none of ours.
+    """
+    numbers = read_mtp(path)
+    return None if numbers.trained else _spec(path, numbers, tuple(sorted(set(species))))
+
+
+def _spec(path: str | Path, numbers: MlipPotential, species: tuple[int, ...]) -> PotentialSpec:
+    """The form of the potential: its basis with its own level or MLIP's."""
+    moments = _level(path, numbers)
+    return PotentialSpec(
+        species,
+        cutoff=numbers.max_dist,
+        min_dist=numbers.min_dist,
+        n_q=numbers.radial.shape[3],
+        levmax=moments.levmax,
+        moment_init_cost=moments.init_cost,
+        moment_mu_cost=moments.mu_cost,
+        moment_nu_cost=moments.nu_cost,
+    )
+
+
+def _species(
+    path: str | Path, numbers: MlipPotential, given: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Atomic numbers of the file's types: its own, or else those given."""
+    if numbers.species is not None:
+        return numbers.species
+    count = len(numbers.shifts)
+    if given is None:
+        raise InvalidInput(
+            f"{path}: the file does not say its elements; name those of its {count} types with "
+            "--type-map or type_map, or write their atomic numbers into it as in 'potential_tag = "
+            "atomic_numbers 8 14'"
+        )
+    if len(given) != count or len(set(given)) != count:
+        raise InvalidInput(
+            f"{path}: a potential of {count} types needs {count} different elements, got "
+            f"{', '.join(chemical_symbols[z] for z in given) or 'none'}"
+        )
+    return tuple(given)
 
 
 def _level(path: str | Path, numbers: MlipPotential) -> MomentSpec:

@@ -14,9 +14,18 @@ def add(commands: Any) -> None:
     parser.add_argument("source", metavar="IN")
     parser.add_argument("target", metavar="OUT")
     add_type_map(parser)
+    parser.add_argument("--head", metavar="NAME", help="which head of several to write as .mtp")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        nargs="+",
+        default=(),
+        help="training structures for the active set of an .almtp",
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:
     from stages.convert import convert
 
-    print(convert(options.source, options.target, type_map=options.type_map))
+    given = {"type_map": options.type_map, "head": options.head, "data": options.data}
+    print(convert(options.source, options.target, **given))

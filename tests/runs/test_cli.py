@@ -55,6 +55,34 @@ def test_convert_a_model_and_back(model: Path, tmp_path: Path, capsys: Any) -> N
     assert load_model(back).spec.species == (13, 29)
 
 
+@pytest.mark.filterwarnings("default:.*below min_dist")
+def test_convert_to_almtp_and_back(
+    model: Path, tmp_path: Path, capsys: Any, rng: np.random.Generator
+) -> None:
+    there, back, data = tmp_path / "a.almtp", tmp_path / "b.safetensors", tmp_path / "a.xyz"
+    write(data, structures(rng, 3))
+    command = ["convert", str(model), str(there)]
+    assert main(command) == 2
+    assert "name the files with the training structures by --data" in capsys.readouterr().err
+    assert main([*command, "--data", str(data)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{there}: species 0 = Al, 1 = Cu; active set of 3 structures\n"
+    assert err.startswith("warning: ")
+    assert main(["convert", str(there), str(back)]) == 0
+    assert load_model(back).spec == load_model(model).spec
+
+
+def test_convert_takes_the_elements_of_types(model: Path, tmp_path: Path, capsys: Any) -> None:
+    there, back = tmp_path / "model.mtp", tmp_path / "back.safetensors"
+    assert main(["convert", str(model), str(there)]) == 0
+    there.write_text(there.read_text().replace("atomic_numbers 13 29", ""))
+    command = ["convert", str(there), str(back)]
+    assert main(command) == 2
+    assert "--type-map" in capsys.readouterr().err
+    assert main([*command, "--type-map", "Ni,Al"]) == 0
+    assert capsys.readouterr().out == f"{back}: species 0 = Al, 1 = Ni\n"
+
+
 def test_convert_data(tmp_path: Path, capsys: Any, rng: np.random.Generator) -> None:
     write(tmp_path / "a.xyz", structures(rng, 3))
     assert main(["convert", str(tmp_path / "a.xyz"), str(tmp_path / "b.h5")]) == 0

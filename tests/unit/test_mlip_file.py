@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from ase import Atoms
 from mtp.calculator import MTPCalculator
 from mtp.errors import InvalidInput
 from mtp.mlip_file import mlip_numbers, read_mtp, write_mtp
-from mtp.mlip_import import load_mtp
-from mtp.potential import Potential
+from mtp.mlip_import import load_mtp, load_template
+from mtp.potential import HeadSpec, Potential, PotentialSpec
 from tests.potentials import SMALL, disordered, random_potential
 from tests.reference.make_motep import motep_results
 
@@ -126,9 +127,10 @@ def test_binary_tail_of_almtp_is_left_out(tmp_path: Path) -> None:
         ("MTP", "NTP", "first line must be MTP"),
         ("1.1.0", "1.2.0", "version 1.1.0 is read, got 1.2.0"),
         ("RBChebyshev", "RBShapeev", "only RBChebyshev potentials are read, got RBShapeev"),
-        ("moment_coeffs", "moments", "untrained or damaged .mtp: moment_coeffs missing"),
+        ("moment_coeffs", "moments", "damaged .mtp file: moment_coeffs missing"),
         ("{", "{x", "damaged"),
         ("radial_basis_size = 5", "radial_basis_size = 4", "damaged"),
+        ("\tradial_coeffs", "magnetic_basis_type = BChebyshev", "a magnetic potential"),
     ],
 )
 def test_foreign_files_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -136,6 +138,82 @@ def test_foreign_files_are_refused(tmp_path: Path, old: str, new: str, message: 
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InvalidInput, match=message):
         read_mtp(path)
+
+
+def test_head_by_name(tmp_path: Path) -> None:
+    one = random_potential((14,))
+    heads = tuple(HeadSpec(name) for name in ("pbe", "scan"))
+    several = Potential(replace(one.spec, heads=heads))
+    several.heads["scan"].last.weight.data.fill_(1.0)
+    with pytest.raises(InvalidInput, match=r"holds one head: name one of pbe, scan \(--head\)"):
+        mlip_numbers(several)
+    with pytest.raises(InvalidInput, match="must be one of pbe, scan of this potential, got lda"):
+        mlip_numbers(several, "lda")
+    assert (mlip_numbers(several, "scan").moment_coeffs == 1).all()
+
+
+def test_tensor_heads_are_refused() -> None:
+    spec = replace(random_potential((14,)).spec, heads=(HeadSpec("mu", "dipole", level=6),))
+    with pytest.raises(InvalidInput, match="holds energies, and head mu is a dipole"):
+        mlip_numbers(Potential(spec))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("level", [(2, 2, 4, 1), (8, 2, 4, 1), SMALL])
+def test_files_of_motep(tmp_path: Path, level: tuple[int, int, int, int], legacy: bool) -> None:
+    """What MOTEP writes, in both of its dialects (it reads the older one only)."""
+    mlip = pytest.importorskip("motep.io.mlip.mtp", reason="motep is not installed (extra: test)")
+    potential, atoms = random_potential((8, 22), level), disordered((8, 22))
+    data = mlip.read_mtp(written(tmp_path / "a.mtp", potential))
+    mlip.write_mtp(tmp_path / "b.mtp", data, legacy=legacy)
+    mlip.write_mtp(tmp_path / "c.mtp", data, legacy=True)
+    loaded = load_mtp(tmp_path / "b.mtp")
+    expected = motep_results(tmp_path / "c.mtp", (8, 22), atoms, "numpy")
+    assert_equal(our_results(loaded, atoms), expected)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"min_dist": "min_val", "max_dist": "max_val", "radial_basis_size": "basis_size"},
+        {"min_dist": "min", "max_dist": "max", "radial_basis_size": "size"},
+    ],
+)
+def test_dialects(tmp_path: Path, names: dict[str, str]) -> None:
+    """Other names of the lines about the radial basis; a scaling there multiplies the first."""
+    path = written(tmp_path / "a.mtp", random_potential((8, 22)))
+    before, text = read_mtp(path), path.read_text()
+    for usual, other in names.items():
+        text = text.replace(f"\t{usual} =", f"\t{other} =")
+    text = text.replace("radial_basis_type = RBChebyshev", "radial_basis_type = RBChebyshev\r")
+    path.write_text(text.replace("RBChebyshev\r\n", "RBChebyshev\n\tscaling = 5e-1\n"))
+    after = read_mtp(path)
+    assert after.scaling == 0.5 * before.scaling
+    assert (after.min_dist, after.max_dist) == (before.min_dist, before.max_dist)
+    np.testing.assert_array_equal(after.radial, before.radial)
+
+
+def test_template(tmp_path: Path) -> None:
+    """What MLIP ships: a basis without coefficients."""
+    path = template(tmp_path / "12.mtp", random_potential((14,), (12, 2, 4, 1)))
+    numbers = read_mtp(path)
+    assert not numbers.trained
+    assert numbers.radial.shape == (1, 1, 3, 5)
+    assert not numbers.moment_coeffs.any()
+    with pytest.raises(InvalidInput, match="an untrained template; train it: name it as reload_"):
+        load_mtp(path)
+    spec = load_template(path, [22, 8])
+    assert spec == PotentialSpec((8, 22), 5.0, 1.5, 5, 12)
+    assert load_template(written(tmp_path / "a.mtp", random_potential((14,))), [14]) is None
+
+
+def template(path: Path, potential: Potential) -> Path:
+    """The potential's file without what training finds."""
+    lines = written(path, potential).read_text().splitlines(keepends=True)
+    coefficients = ("\tradial_coeffs", "\t\t", "species_coeffs", "moment_coeffs", "potential_")
+    path.write_text("".join(line for line in lines if not line.startswith(coefficients)))
+    return path
 
 
 def test_warning_is_one_line(tmp_path: Path) -> None:

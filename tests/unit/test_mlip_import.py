@@ -88,8 +88,24 @@ def test_elements_must_be_known(tmp_path: Path) -> None:
     path = tmp_path / "a.mtp"
     write_lines(path, mlip_numbers(random_potential((14,))))
     path.write_text(path.read_text().replace("atomic_numbers 14", ""))
-    with pytest.raises(InvalidInput, match="does not say its elements; write their atomic numbers"):
+    with pytest.raises(InvalidInput, match="does not say its elements; name those of its 1 types"):
         load_mtp(path)
+    assert load_mtp(path, [22]).spec.species == (22,)
+    with pytest.raises(InvalidInput, match="of 1 types needs 1 different elements, got Si, O"):
+        load_mtp(path, [14, 8])
+
+
+def test_given_elements_are_in_the_order_of_types(tmp_path: Path) -> None:
+    """Types 0, 1 as Si, O of a file written for O, Si: the potential with them exchanged."""
+    path, potential = tmp_path / "a.mtp", random_potential((8, 14))
+    write_lines(path, mlip_numbers(potential))
+    path.write_text(path.read_text().replace("atomic_numbers 8 14", ""))
+    atoms = disordered((8, 14))
+    atoms.calc = MTPCalculator(load_mtp(path, [14, 8]))
+    found = atoms.get_forces()
+    atoms.numbers = 22 - atoms.numbers
+    atoms.calc = MTPCalculator(potential)
+    assert_allclose(found, atoms.get_forces(), rtol=0, atol=1e-12 * np.abs(found).max())
 
 
 def test_unknown_basis_is_refused(tmp_path: Path) -> None:
