@@ -69,13 +69,11 @@ class Layer(nn.Linear):
         return x + y if self.skips else y
 
 
-class EnergyHead(nn.Module):
-    """Energies of atoms: species shift plus a linear or neural readout of standardised invariants.
+class Head(nn.Module):
+    """What all heads have: standardised invariants and hidden layers on them.
 
-    ``hidden`` empty: e = shift(z) + scale · w·(B/std). Otherwise a network of `Layer`s on
-    (B − mean)/std, minus its value for B = 0: an isolated atom has its shift. With an embedding the
-    vector of the atom's species enters the first layer beside B. mean, std and scale are set once
-    from data.
+    A network of `Layer`s on (B − mean)/std; with an embedding the vector of the atom's species
+    enters the first layer beside B. mean, std and scale are set once from data.
     All weights, biases and timesteps are ``step`` times their parameters: the size of an
     optimiser's unit step.
     """
@@ -84,17 +82,16 @@ class EnergyHead(nn.Module):
         self,
         n_species: int,
         n_scalars: int,
-        hidden: tuple[int, ...] = (),
-        activation: str = "tanh",
-        timestep: bool = False,
-        embedding: TypeEmbedding | None = None,
+        hidden: tuple[int, ...],
+        activation: str,
+        timestep: bool,
+        embedding: TypeEmbedding | None,
     ) -> None:
         super().__init__()
+        self.n_species = n_species
         self.hidden, self.activation, self.timestep = hidden, activation, timestep
-        widths = [n_scalars, *hidden]
-        self.layers = nn.ModuleList(Layer(a, b, activation, timestep) for a, b in pairwise(widths))
-        self.last = nn.Linear(widths[-1], 1, bias=False, dtype=torch.float64)
-        self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
+        widths = pairwise((n_scalars, *hidden))
+        self.layers = nn.ModuleList(Layer(a, b, activation, timestep) for a, b in widths)
         self._embedding = (embedding,)  # in a tuple: the potential's, not a module of the head
         self.by_species = None
         if embedding is not None and hidden:
@@ -114,19 +111,8 @@ class EnergyHead(nn.Module):
 
     @property
     def linear(self) -> bool:
-        """Whether the readout is linear in the invariants (a classic MTP)."""
+        """Whether there is no hidden layer."""
         return not self.hidden
-
-    def forward(self, b: Tensor, species: Tensor) -> Tensor:
-        """(atoms,) energies without the shifts, in eV."""
-        return self.last(self.features(b, species)).squeeze(-1)
-
-    def features(self, b: Tensor, species: Tensor) -> Tensor:
-        """(atoms, n) what the last weights are applied to, in eV: e = features·w."""
-        if self.linear:
-            return b * (self.scale * self.step / self.std)
-        species = species.long()
-        return (self._hidden(b, species) - self._isolated()[species]) * (self.scale * self.step)
 
     def _hidden(self, b: Tensor, species: Tensor) -> Tensor:
         x = (b - self.mean) / self.std
@@ -138,8 +124,41 @@ class EnergyHead(nn.Module):
 
     def _isolated(self) -> Tensor:
         """(n_species, n) the last hidden layer for B = 0."""
-        species = torch.arange(len(self.shifts), device=self.mean.device)
+        species = torch.arange(self.n_species, device=self.mean.device)
         return self._hidden(self.mean.new_zeros(len(species), len(self.mean)), species)
+
+
+class EnergyHead(Head):
+    """Energies of atoms: species shift plus a linear or neural readout of standardised invariants.
+
+    ``hidden`` empty: e = shift(z) + scale · w·(B/std), a classic MTP. Otherwise the network of
+    `Head` minus its value for B = 0: an isolated atom has its shift.
+    """
+
+    def __init__(
+        self,
+        n_species: int,
+        n_scalars: int,
+        hidden: tuple[int, ...] = (),
+        activation: str = "tanh",
+        timestep: bool = False,
+        embedding: TypeEmbedding | None = None,
+    ) -> None:
+        super().__init__(n_species, n_scalars, hidden, activation, timestep, embedding)
+        width = hidden[-1] if hidden else n_scalars
+        self.last = nn.Linear(width, 1, bias=False, dtype=torch.float64)
+        self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
+
+    def forward(self, b: Tensor, species: Tensor) -> Tensor:
+        """(atoms,) energies without the shifts, in eV."""
+        return self.last(self.features(b, species)).squeeze(-1)
+
+    def features(self, b: Tensor, species: Tensor) -> Tensor:
+        """(atoms, n) what the last weights are applied to, in eV: e = features·w."""
+        if self.linear:
+            return b * (self.scale * self.step / self.std)
+        species = species.long()
+        return (self._hidden(b, species) - self._isolated()[species]) * (self.scale * self.step)
 
     # --- for kernels that read out themselves ---------------------------------------------------
 

@@ -1,24 +1,36 @@
-"""The potential: descriptor and heads; energies, forces, stresses and the gradient of a loss."""
+"""The potential: descriptor and heads; what they predict and the gradient of a loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from mtp import energy, tensors
 from mtp.basis.graphs import MomentSpec
 from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.basis.radial import RadialSpec
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch
-from mtp.heads import EnergyHead, add_to_gradient
+from mtp.heads import add_to_gradient
 from mtp.kernels import operator
 from mtp.kernels.choose import Basis, kernel_for, register_basis
-from mtp.terms import PREDICTED
+from mtp.prediction import Prediction, per_structure
 from mtp.type_embedding import TypeEmbedding
+
+__all__ = [
+    "EmbeddingSpec",
+    "HeadSpec",
+    "Potential",
+    "PotentialSpec",
+    "Prediction",
+    "per_structure",
+]
 
 
 @dataclass(frozen=True)
@@ -89,28 +101,8 @@ class PotentialSpec:
         return RadialSpec(self.min_dist, self.cutoff, self.n_q)
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a head says of a batch; no graph.
-
-    values: term → (S,), (S, components) or (atoms, components), float64, units of mtp/terms.py.
-    A stress is 0 where the structure has no volume.  energies: (atoms,) eV, shares of the atoms.
-    """
-
-    values: dict[str, Tensor]
-    energies: Tensor | None = None
-
-    @property
-    def energy(self) -> Tensor:
-        return self.values["energy"]
-
-    @property
-    def forces(self) -> Tensor:
-        return self.values["forces"]
-
-    @property
-    def stress(self) -> Tensor:
-        return self.values["stress"]
+_KINDS = {"energy": energy, "dipole": tensors, "polarizability": tensors}
+"""Kind of a head → the module that says what its table is, and predicts and differentiates it."""
 
 
 class Potential(nn.Module):
@@ -132,15 +124,14 @@ class Potential(nn.Module):
                 n_species, spec.embedding.neuron, spec.embedding.timestep
             )
         kinds = n_species if self.embedding is None else 1 + self.embedding.width
-        shape = (kinds, kinds, self.table.n_radial, spec.n_q)
+        n_radial = max(table.n_radial for table in (self.table, *self.tables.values()))
+        shape = (kinds, kinds, n_radial, spec.n_q)
         self.radial = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("radial_scale", torch.ones(spec.n_q, dtype=torch.float64))
         self.heads = nn.ModuleDict(
             {
-                head.name: EnergyHead(
-                    *(n_species, len(self.table.scalars), head.hidden),
-                    *(head.activation, head.timestep),
-                    self.embedding if head.embedded else None,
+                head.name: _KINDS[head.kind].module(
+                    spec, head, self.embedding if head.embedded else None
                 )
                 for head in spec.heads
             }
@@ -149,17 +140,27 @@ class Potential(nn.Module):
 
     @cached_property
     def table(self) -> MomentTable:
-        """The moment table of the level."""
+        """The moment table of the invariants."""
         return moment_table(self.spec.moments)
+
+    @cached_property
+    def tables(self) -> dict[str, MomentTable]:
+        """Head → its moment table: for energies ``table``, for tensors with covariants."""
+        return {head.name: _KINDS[head.kind].table(self.spec, head) for head in self.spec.heads}
 
     @cached_property
     def basis(self) -> Basis:
         """The table and radial basis as the kernels know them."""
         return register_basis(self.table, self.spec.radial)
 
+    @cached_property
+    def bases(self) -> dict[str, Basis]:
+        """Head → its table and the radial basis as the kernels know them."""
+        return {name: register_basis(t, self.spec.radial) for name, t in self.tables.items()}
+
     @property
     def kernel(self):
-        """The kernel that computes on this potential's device."""
+        """The kernel that computes invariants on this potential's device."""
         return kernel_for(self.basis.handle, self.radial.device)
 
     @property
@@ -169,9 +170,10 @@ class Potential(nn.Module):
 
     def cast(self, dtype: torch.dtype) -> Potential:
         """The same potential computing in another precision; shifts stay float64."""
-        shifts = [head.shifts.data for head in self.heads.values()]  # exact ones
+        heads = [head for head in self.heads.values() if head.shifts is not None]
+        shifts = [head.shifts.data for head in heads]  # exact ones
         self.to(dtype)
-        for head, values in zip(self.heads.values(), shifts, strict=True):
+        for head, values in zip(heads, shifts, strict=True):
             head.shifts.data = values
         return self
 
@@ -201,8 +203,16 @@ class Potential(nn.Module):
             radial = torch.einsum("ia,jb,abmq->ijmq", x, x, radial)
         return radial * self.radial_scale
 
+    def coefficients_for(self, table: MomentTable) -> Tensor:
+        """The radial coefficients of the radial functions that a table has."""
+        return self.coefficients[:, :, : table.n_radial]
+
     def add_to_coefficients(self, c_bar: Tensor) -> None:
-        """Add to .grad of what the radial coefficients are made of, their gradient being c_bar."""
+        """Add to .grad of what the radial coefficients are made of.
+
+        c_bar: gradient by the first of them, (S, S, n, n_q), all radial functions or some.
+        """
+        c_bar = functional.pad(c_bar, (0, 0, 0, self.radial.shape[2] - c_bar.shape[2]))
         if self.embedding is None:
             add_to_gradient(self.radial, c_bar * self.radial_scale)
             return
@@ -211,97 +221,34 @@ class Potential(nn.Module):
             if c.requires_grad:
                 c.backward(c_bar.to(c.dtype))
 
-    # --- phase 1: values ------------------------------------------------------------------------
-
     @torch.no_grad()
     def invariants(self, batch: Batch) -> Tensor:
         """B (atoms, n_scalars)."""
-        return operator.invariants(self.coefficients, batch.pairs, self.basis)
+        return operator.invariants(self.coefficients_for(self.table), batch.pairs, self.basis)
 
-    @torch.no_grad()
+    # --- what heads do: mtp/energy.py, mtp/tensors.py -------------------------------------------
+
     def predict(self, batch: Batch, head: str = "default") -> Prediction:
-        """Energy, forces and stress of a batch; no graph is kept."""
-        readout, kernel = self.heads[head], self.kernel
-        if kernel.reads_out:
-            energies, force, virial = kernel.predict(
-                self.coefficients, readout.readout(), batch.pairs
-            )
-            energies -= readout.offset()[batch.species.long()]
-        else:
-            energies, force, virial = self._predict(batch, readout)
-        energies = energies.double() + readout.shifts[batch.species.long()]
-        values = {
-            "energy": per_structure(energies, batch),
-            "forces": force.double(),
-            "stress": per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None],
-        }
-        return Prediction(values, energies)
-
-    def _predict(self, batch: Batch, readout: EnergyHead) -> tuple[Tensor, Tensor, Tensor]:
-        b = operator.invariants(self.coefficients, batch.pairs, self.basis)
-        with torch.enable_grad():
-            b.requires_grad_()
-            energies = readout(b, batch.species)
-            (b_bar,) = torch.autograd.grad(energies.sum(), b)
-        forces = operator.forces(b_bar, self.coefficients, batch.pairs, self.basis)
-        return energies.detach(), *forces
-
-    # --- phase 2: the gradient of a loss --------------------------------------------------------
+        """What a head says of a batch (training phase 1); no graph is kept."""
+        return self._kind(head).predict(self, batch, head)
 
     def backward(self, batch: Batch, head: str, cotangents: dict[str, Tensor]) -> None:
-        """Add to .grad the gradient of a loss with these derivatives by the prediction.
+        """Add to .grad the gradient of a loss with these derivatives (training phase 2).
 
-        cotangents: term → derivative by its values, of their shape.
-        Source: docs/theory.md, "Training gradient".
+        cotangents: term → derivative by the prediction's values, of their shape.
         """
-        d_energy, d_forces, d_stress = (cotangents[term] for term in PREDICTED["energy"])
-        shear = d_stress.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
-        strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
-        weight, v = d_energy[batch.structure], d_forces.to(self.dtype)
-        readout, strain = self.heads[head], strain.to(self.dtype)
-        by_species = torch.zeros_like(readout.shifts).index_add_(0, batch.species.long(), weight)
-        add_to_gradient(readout.shifts, by_species)
-        if self.kernel.reads_out:
-            c_bar, weights_bar = self.kernel.loss_gradient(
-                self.coefficients.detach(), readout.readout(), weight, v, strain, batch.pairs
-            )
-            self.add_to_coefficients(c_bar)
-            readout.add_gradient(weights_bar, by_species)
-            return
-        b, b_dot = operator.tangent(self.coefficients, v, strain, batch.pairs, self.basis)
-        if not b.requires_grad:  # the descriptor is frozen
-            b.requires_grad_()
-        energies = readout(b, batch.species)
-        (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
-        ((weight * energies).sum() + (slope * b_dot).double().sum()).backward()
+        self._kind(head).backward(self, batch, head, cotangents)
 
-    # --- linear parameters ----------------------------------------------------------------------
+    def linear_rows(self, batch: Batch, head: str, shifts: bool = False) -> dict[str, Tensor]:
+        """Term → (rows, components, n) or (S, n): derivatives by the weights of the last layer.
 
-    @torch.no_grad()
-    def linear_rows(self, batch: Batch, head: str) -> dict[str, Tensor]:
-        """Derivatives of energy (S, n), forces (atoms, 3, n), stress (S, 6, n) by the last layer.
-
-        With the shifts removed, the prediction is these rows times ``heads[head].last.weight[0]``.
+        With the shifts removed, the prediction is these rows times ``heads[head].last.weight``,
+        flat. shifts: columns for the head's shifts follow.
         """
-        readout, c = self.heads[head], self.coefficients
-        b = operator.invariants(c, batch.pairs, self.basis)
-        with torch.enable_grad():
-            b.requires_grad_()
-            features = readout.features(b, batch.species)
-        forces, stress = [], []
-        for n in range(features.shape[1]):
-            column = torch.zeros_like(features)
-            column[:, n] = 1.0
-            (b_bar,) = torch.autograd.grad(features, b, column, retain_graph=True)
-            force, virial = operator.forces(b_bar, c, batch.pairs, self.basis)
-            forces.append(force)
-            stress.append(per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None])
-        energy = per_structure(features.detach().double(), batch)
-        return {
-            "energy": energy,
-            "forces": torch.stack(forces, -1).double(),
-            "stress": torch.stack(stress, -1),
-        }
+        return self._kind(head).linear_rows(self, batch, head, shifts)
+
+    def _kind(self, head: str) -> ModuleType:
+        return _KINDS[self.spec.head(head).kind]
 
 
 def _share_layers(specs: tuple[HeadSpec, ...], heads: nn.ModuleDict) -> None:
@@ -331,13 +278,3 @@ def _share_layers(specs: tuple[HeadSpec, ...], heads: nn.ModuleDict) -> None:
                 head.last = layer
             else:
                 head.layers[k] = layer
-
-
-def per_structure(values: Tensor, batch: Batch) -> Tensor:
-    """Sum of per-atom values over each structure."""
-    shape = (batch.n_structures, *values.shape[1:])
-    return values.new_zeros(shape).index_add_(0, batch.structure, values)
-
-
-def _inverse_volume(batch: Batch) -> Tensor:
-    return torch.where(batch.volume > 0, 1 / batch.volume, 0.0)

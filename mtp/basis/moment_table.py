@@ -37,6 +37,9 @@ from mtp.errors import InvalidInput
 Factor = tuple[int, int]  # μ, ν
 Tensor = tuple  # ("basic", μ, ν), or ("pair", tensor, tensor, p) for S_p of the two
 
+VOIGT = {1: [0, 1, 2], 2: [0, 3, 5, 4, 2, 1]}
+"""Rank → places of its components, as tensors are given, in the order of `components`."""
+
 
 @dataclass(frozen=True, eq=False)
 class MomentTable:
@@ -71,8 +74,9 @@ def moment_table(spec: MomentSpec) -> MomentTable:
 def covariant_table(rank: int, spec: MomentSpec, invariants: MomentSpec | None) -> MomentTable:
     """The symmetric tensors of a rank and level, behind the invariants of a level (None: none).
 
-    Outputs: the invariants in the order of `moment_table`, then for each tensor its components in
-    the order of `components`. Raises InvalidInput where the level holds no tensor or too many.
+    rank: 1 or 2.  Outputs: the invariants in the order of `moment_table`, then the components of
+    each tensor, x y z or xx yy zz yz xz xy. Raises InvalidInput where the level holds no tensor or
+    too many.
     """
     scalars = () if invariants is None else graphs(invariants)
     tensors = graphs(spec, rank)
@@ -82,7 +86,8 @@ def covariant_table(rank: int, spec: MomentSpec, invariants: MomentSpec | None) 
             f"levmax {spec.levmax} with costs {costs} gives no covariants of rank {rank}; raise it"
         )
     builder = _Builder([*scalars, *tensors])
-    return builder.table([*builder.outputs(scalars), *builder.outputs(tensors)])
+    rows = np.array(builder.outputs(tensors)).reshape(len(tensors), -1)[:, VOIGT[rank]]
+    return builder.table([*builder.outputs(scalars), *rows.flatten().tolist()])
 
 
 class _Builder:

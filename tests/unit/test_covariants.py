@@ -15,6 +15,7 @@ from tests.unit.test_moment_table import environments, rank, scalar_values, tens
 
 # Level: covariants of rank 1, symmetric ones of rank 2 (costs 2/4/1, at most four factors).
 COUNTS = {6: (2, 3), 8: (5, 8), 10: (11, 19), 12: (23, 42), 14: (48, 93), 16: (98, 198)}
+VOIGT = np.array([[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]])
 SPANNED = [MomentSpec(8), MomentSpec(12), MomentSpec(14), SPECS["small"], SPECS["odd costs"]]
 
 
@@ -41,7 +42,7 @@ def graph_tensors(found: tuple[Graph, ...], f: np.ndarray, u: np.ndarray) -> np.
         moments = [tensor(*factor, f, u) for factor in graph.factors]
         full = np.einsum(f"{','.join(subscripts)}->{out}", *moments, optimize="greedy")
         if graph.rank == 2:
-            full = (full + full.swapaxes(1, 2))[:, *np.triu_indices(3)]
+            full = (full + full.swapaxes(1, 2))[:, *VOIGT]
         values.append(full)
     return np.stack(values, -1)
 
@@ -91,7 +92,8 @@ def test_chains_are_the_graphs(degree: int, monkeypatch) -> None:
     spec = MomentSpec(12)
     found = graphs(spec, degree)
     made = builder._Builder(found)
-    table = made.table(made.outputs(found))
+    rows = np.array(made.outputs(found)).reshape(len(found), -1)[:, builder.VOIGT[degree]]
+    table = made.table(rows.flatten().tolist())
     f, u = environments(table.n_radial)
     ours = tensors(table, degree, f, u)
     for n, graph in enumerate(g for g in found if len(g.mus) < 3):
@@ -114,7 +116,7 @@ def test_tensors_turn_with_space(degree: int, determinant: int, rng) -> None:
     if degree == 1:
         turned = before @ q.T
     else:
-        i, j = np.triu_indices(3)
+        i, j = VOIGT
         full = np.empty((*before.shape[:2], 3, 3))
         full[..., i, j] = full[..., j, i] = before
         turned = (q @ full @ q.T)[..., i, j]
