@@ -155,6 +155,34 @@ def share(row: dict[str, Any]) -> str:
     return f"{100 * row['share_of_peak']:.0f}"
 
 
+def lammps(content: dict[str, Any]) -> str:
+    """The pair style in LAMMPS; peer and Stillinger-Weber of the same rounds."""
+    found = {(row["atoms"], row["ranks"], row["style"]): row for row in content["results"]}
+    heading = (
+        *("model", "atoms", "ranks", "float64", "float32", "`pair_style mtp`", "`pair_style sw`"),
+        *("`mtp` vs float64", "vs float32"),
+    )
+    rows = []
+    for atoms, ranks, style in found:
+        size, _, kind = style.partition(" ")
+        if kind != "float64":
+            continue
+        here = {name: found.get((atoms, ranks, f"{size} {name}"), {}) for name in KINDS}
+        here["sw"] = found[atoms, ranks, "sw"]
+        column = "cpu_us_per_atom_step" if ranks == 1 else "wall_us_per_atom_step"
+        rows.append(
+            (
+                *(_size(size), f"{atoms:,}".replace(",", " "), str(ranks)),
+                *(number(here[name].get(column)) for name in (*KINDS, "sw")),
+                *(_times(here[name].get("peer_over_this")) for name in KINDS[:2]),
+            )
+        )
+    return rows_of(heading, rows)
+
+
+KINDS = ("float64", "float32", "peer")
+
+
 def scaling(content: dict[str, Any]) -> str:
     """Time and memory over the number of atoms."""
     heading = (
@@ -284,6 +312,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "calculator_speed": ("calculator_speed", calculators),
     "kernel_peak": ("kernel_peak", peak),
     "scaling": ("scaling", scaling),
+    "lammps_speed": ("lammps_speed", lammps),
     "silicon_curve": ("silicon_curve", curve),
     "plans": ("plans", plans),
     "stages": ("accuracy", stages),
