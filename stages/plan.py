@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-GROUPS = ("descriptor", "readout", "shifts")
-"""Parameter groups that a stage moves unless told."""
+GROUPS = ("descriptor", "type_embedding", "readout", "shifts")
+"""Parameter groups that a stage moves unless told, as far as a potential has them."""
 WITH_RATE = ("adam",)
 """Optimisers that obey learning rate and schedule and take minibatches."""
 
@@ -95,6 +95,7 @@ class Stage:
     weight_decay: float = 0.0
     gradient_clip: float | None = None  # global norm
     ema: float | None = None  # decay of the weights' moving average
+    pull: float = 0.0  # adam, lbfgs: weight of Σ (θ − θ_start)² in the loss, shifts left out
     ridge: float = 1e-10  # lstsq: relative to the largest eigenvalue of the normal matrix
 
     def active(self) -> dict[str, TaskStage]:
@@ -141,7 +142,8 @@ class HeadPlan:
 
     The fields up to ``embedded`` are those of mtp.potential.HeadSpec.
     source: the head of the loaded model it starts from; "RANDOM" (or nothing to load): anew.
-    adjust: whether its species shifts are fitted to what the loaded head leaves over.
+    adjust: whether its species shifts are fitted to what the loaded head leaves over; None: unless
+    the run goes on with the head of its own name of a reloaded model.
     """
 
     name: str = "default"
@@ -154,7 +156,7 @@ class HeadPlan:
     species: tuple[str, ...] = ()  # symbols
     embedded: bool = False
     source: str | None = None
-    adjust: bool = True
+    adjust: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from stages.plan import GROUPS, Coefficients, Schedule, Stage, TaskStage, coeffi
 TASK = "default"
 """Name of the only task (head) of a single-task run."""
 
+TENSOR_LEVEL = 8
+"""Level of the covariant moments of dipole and polarizability heads."""
+
 LISTS = {
     "lr_list": [0.1, 0.01],
     "epoch_list": [80, 160],

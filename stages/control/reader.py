@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from mtp.errors import InvalidInput
 from stages.control.document import Place, pointer, read_document
 from stages.control.schema import ControlFile
+from stages.control.sections.look import field_at, keys_at
 
-_NO_TASKS = "tasks are not available in this version; remove"
-RESERVED: dict[Place, str] = {
-    ("tasks",): f"{_NO_TASKS} this section",
-    ("stage_options", "task_weight"): f"{_NO_TASKS} this key",
-    ("stage_options", "task_loss"): f"{_NO_TASKS} this key",
-}
 _EXPECTED = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -54,8 +47,12 @@ class Reading:
     mistakes: tuple[str, ...] = ()
 
     def sound(self, *names: str) -> bool:
-        """Whether all these "section.key" were written without a mistake."""
-        return not any(name in self.broken or name.split(".")[0] in self.broken for name in names)
+        """Whether all these "section.key", or whole sections, were written without a mistake."""
+        whole = {place.split(".")[0] for place in self.broken}
+        return not any(
+            name in self.broken or name.split(".")[0] in self.broken or name in whole
+            for name in names
+        )
 
     def line(self, where: str, message: str) -> str:
         """A message about a place: a JSON pointer, or an option of the command line."""
@@ -73,8 +70,7 @@ def read_control(path: Path) -> Reading:
         message = f"must be an object with sections, got {shown(text.data)}; see --schema"
         raise InvalidInput(f"{path}:/: {message}")
     data = _without_comments(text.data)
-    found = {place: message for place, message in RESERVED.items() if _remove(data, place)}
-    found |= _mistakes(data) | text.mistakes
+    found = _mistakes(data) | text.mistakes
     broken = {place[:2] for place in found}
     for place in sorted(broken, key=len, reverse=True):
         _remove(data, place)
@@ -106,15 +102,13 @@ def _without_comments(value: Any) -> Any:
     return value
 
 
-def _remove(document: dict[str, Any], place: Place) -> bool:
-    """Take a section or key out of the document; whether it was there."""
+def _remove(document: dict[str, Any], place: Place) -> None:
+    """Take a section or key out of the document."""
     *sections, name = place
     for section in sections:
         document = document.get(section)  # type: ignore[assignment]
-    if not isinstance(document, dict) or name not in document:
-        return False
-    del document[name]  # type: ignore[arg-type]
-    return True
+    if isinstance(document, dict):
+        document.pop(name, None)  # type: ignore[call-overload]
 
 
 def _mistakes(data: dict[str, Any]) -> dict[Place, str]:
@@ -170,6 +164,12 @@ def _expected(entry: Any) -> str:
     for name, sign in _LIMITS.items():
         if name in context:
             return f"{sign} {context[name]:g}"
+    if "actual_length" in context:
+        return "of length " + " and ".join(
+            f"{sign} {context[limit]}"
+            for limit, sign in (("min_length", "≥"), ("max_length", "≤"))
+            if limit in context
+        )
     return _EXPECTED.get(kind, entry["msg"])
 
 
@@ -183,45 +183,23 @@ def _remedy(place: Place, errors: list[Any]) -> str:
     near = get_close_matches(str(errors[0]["input"]).lower(), choices, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    field = _field(place)
-    if len(place) == 1 or field is None or not field.examples:
+    found = field_at(place)
+    if found is None:
         return "correct it"
-    return f'for example "{place[1]}": {json.dumps(field.examples[0], ensure_ascii=False)}'
-
-
-def _field(place: Place) -> FieldInfo | None:
-    """The key of a section that a place lies in."""
-    section = ControlFile.model_fields[str(place[0])].annotation
-    if len(place) == 1:
-        return None
-    return section.model_fields.get(str(place[1]))  # type: ignore[union-attr]
+    name, field = found
+    return f'for example "{name}": {json.dumps(field.examples[0], ensure_ascii=False)}'
 
 
 def _unknown_key(place: Place) -> str:
     """Name a key of the same section that looks like this one, or the section it belongs to."""
     name = str(place[-1])
     kind = "section" if len(place) == 1 else "key"
-    known = list(_known(place[:-1]))
+    known = keys_at(place[:-1])
     near = get_close_matches(name, known, n=1)
     if near:
         return f"unknown {kind} '{name}' — did you mean '{near[0]}'?; rename it or remove it"
-    homes = [s for s, f in ControlFile.model_fields.items() if name in _keys(f.annotation)]
+    homes = [section for section in ControlFile.model_fields if name in keys_at((section,))]
     if homes:
         return f"unknown {kind} '{name}' — it belongs to {homes[0]}; move it there"
-    return f"unknown {kind} '{name}'; remove it, or use one of {', '.join(known)}"
-
-
-def _known(place: Place) -> Iterator[str]:
-    """Keys that may stand in the object at a place."""
-    if not place:
-        yield from ControlFile.model_fields
-    elif len(place) == 1:
-        yield from _keys(ControlFile.model_fields[str(place[0])].annotation)
-    else:
-        yield from {"calibration_target": ("energy", "forces", "stress")}.get(
-            str(place[1]), ("path", "weight")
-        )
-
-
-def _keys(section: Any) -> tuple[str, ...]:
-    return tuple(section.model_fields)
+    instead = f", or use one of {', '.join(known)}" if known else ""
+    return f"unknown {kind} '{name}'; remove it{instead}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from inspect import cleandoc
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from pydantic.fields import FieldInfo
 
 from stages.control.defaults import default_stages
-from stages.control.schema import ControlFile, FileEntry, Section, Target
+from stages.control.schema import ControlFile
+from stages.control.sections.data import DataConfig
+from stages.control.sections.keys import Section
+from stages.control.sections.look import sections_of
+from stages.control.sections.loss import StageTaskLoss
 from stages.messages import stage_table
 
 INTRODUCTION = """\
@@ -59,6 +64,10 @@ coefficients of the loss.
 """
 
 
+ELSEWHERE = (DataConfig, StageTaskLoss)
+"""Sections whose keys the page explains in another place."""
+
+
 def json_schema() -> str:
     """The JSON schema of a control file."""
     schema = ControlFile.model_json_schema()
@@ -90,11 +99,22 @@ def _allow_comments(schema: Any) -> None:
 
 
 def _section(name: str, section: type[Section]) -> str:
+    """A section and what stands in the objects of its keys; each kind of object once."""
     rows = [f"## {name}\n", f"{cleandoc(section.__doc__)}\n", *_table(section)]
-    for key, nested in (("files", FileEntry), ("calibration_target", Target)):
-        if key in section.model_fields:
-            rows += [f"\nAn object in `{key}`:\n", *_table(nested)]
+    for where, nested in _nested(section):
+        rows += [f"\n### {where}\n", f"{cleandoc(nested.__doc__)}\n", *_table(nested)]
     return "\n".join(rows) + "\n"
+
+
+def _nested(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    """Sections in the values of a section, and where they stand."""
+    named = get_type_hints(section).get("__pydantic_extra__")
+    inner = [(name, field.annotation) for name, field in section.model_fields.items()]
+    for name, annotation in [("NAME", named), *inner] if named else inner:
+        for nested in sections_of(annotation):
+            if nested.model_fields and nested not in ELSEWHERE:
+                yield f"An object in `{name}`", nested
+                yield from _nested(nested)
 
 
 def _table(section: type[Section]) -> list[str]:
@@ -140,9 +160,9 @@ def _type(annotation: Any) -> str:
         str: "string",
         bool: "true or false",
         type(None): "null",
-        FileEntry: "object",
-        Target: "object",
     }
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "object"
     if annotation in simple:
         return simple[annotation]
     inner = get_args(annotation)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from mtp.errors import InvalidInput
 from stages.control.conflicts import conflicts
-from stages.control.defaults import TASK
+from stages.control.findings import Context
+from stages.control.heads import completed, data_plan, embedding_plan, head_plan, tasks_of
+from stages.control.loaded import Loaded, load
 from stages.control.reader import Reading, beside
-from stages.control.schema import DataConfig, FileEntry
 from stages.control.sequence import stage_sequence
-from stages.plan import DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
+from stages.plan import ModelPlan, Plan, RunPlan
 
 
 def resolve(
@@ -28,21 +29,43 @@ def resolve(
     otherwise a warning is a mistake.  need_data: whether a plan without data is a mistake.
     Raises InvalidInput with every mistake of the file, one line each.
     """
-    errors, warnings = conflicts(reading, data=data, test=test, need_data=need_data)
-    mistakes = [*reading.mistakes, *errors, *(warnings if strict else ())]
+    loaded, unreadable = _load(reading)
+    reading = replace(reading, control=completed(reading.control, loaded))
+    errors, warnings, notes = conflicts(Context(reading, loaded, data, test, need_data))
+    mistakes = [*reading.mistakes, *unreadable, *errors, *(warnings if strict else ())]
     if mistakes:
         raise InvalidInput(*mistakes)
     return Plan(
-        model=_model(reading),
-        data={TASK: _data(reading, data, test)},
+        model=_model(reading, loaded),
+        data={
+            name: data_plan(reading, name, loaded, data, test) for name in tasks_of(reading.control)
+        },
         stages=stage_sequence(reading.control),
         run=_run(reading, strict),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *notes),
     )
 
 
-def _model(reading: Reading) -> ModelPlan:
-    section, reload = reading.control.mtp_config, reading.control.common_config.reload_model
+def _load(reading: Reading) -> tuple[Loaded | None, list[str]]:
+    """The loaded model that tasks may start from, or the line that says why it cannot be read."""
+    if not reading.control.tasks.model_fields_set:
+        return None, []
+    try:
+        return load(reading), []
+    except InvalidInput as error:
+        where = "/common_config/reload_model"
+        if not reading.control.common_config.reload_model:
+            where = "/mtp_config/pretrained_model"
+        return None, [reading.line(where, str(error))]
+
+
+def _model(reading: Reading, loaded: Loaded | None) -> ModelPlan:
+    control, reload = reading.control, reading.control.common_config.reload_model
+    section = control.mtp_config
+    heads = (
+        head_plan(name, task, section.nn_dim_list, loaded)
+        for name, task in tasks_of(control).items()
+    )
     return ModelPlan(
         rc=section.rc,
         levmax=section.levmax,
@@ -50,32 +73,11 @@ def _model(reading: Reading) -> ModelPlan:
         moment_init_cost=section.moment_init_cost,
         moment_mu_cost=section.moment_mu_cost,
         moment_nu_cost=section.moment_nu_cost,
-        heads=(HeadPlan(TASK, hidden=tuple(section.nn_dim_list)),),
+        heads=tuple(heads),
+        embedding=embedding_plan(control),
         pretrained_model=section.pretrained_model or None,
         reload_model=str(beside(reading.path, reload)) if reload else None,
     )
-
-
-def _data(reading: Reading, data: Sequence[str], test: Sequence[str]) -> DataPlan:
-    common, section = reading.control.common_config, reading.control.data_config
-    same = {name: getattr(section, name) for name in DataConfig.model_fields if "files" not in name}
-    same["type_map"] = None if section.type_map is None else tuple(section.type_map)
-    return DataPlan(
-        files=_files(reading.path, section.files, data),
-        test_files=_files(reading.path, section.test_files, test),
-        max_energy=common.max_energy,
-        max_forces=common.max_forces,
-        **same,
-    )
-
-
-def _files(
-    control: Path, written: Sequence[str | FileEntry], replaced_by: Sequence[str]
-) -> tuple[DataFile, ...]:
-    if replaced_by:
-        return tuple(DataFile(path) for path in replaced_by)
-    entries = [FileEntry(path=entry) if isinstance(entry, str) else entry for entry in written]
-    return tuple(DataFile(str(beside(control, e.path)), e.weight) for e in entries)
 
 
 def _run(reading: Reading, strict: bool) -> RunPlan:
@@ -87,4 +89,5 @@ def _run(reading: Reading, strict: bool) -> RunPlan:
         memory=section.memory,
         batch_size=reading.control.common_config.batch_size,
         strict=strict,
+        task_draw=section.task_draw,
     )

@@ -16,11 +16,16 @@ from stages.control.defaults import (
     stage,
     step_size,
 )
-from stages.control.schema import ControlFile, MultistageConfig, StageOptions, Target
+from stages.control.schema import ControlFile
+from stages.control.sections.lightpfp import MultistageConfig
+from stages.control.sections.options import StageOptions
+from stages.control.task_sequence import entry_of, with_tasks
 from stages.plan import Schedule, Stage, coefficients
 
-UNUSED = {"weight_decay": 0.0, "gradient_clip": None, "ema": None}
+UNUSED = {"weight_decay": 0.0, "gradient_clip": None, "ema": None, "pull": 0.0}
 """Options of adam where another optimiser replaces it."""
+OF_STAGE = ("optimizer", "trainable", "weight_decay", "gradient_clip", "ema", "pull", "ridge")
+"""Lists of stage_options that have the names of fields of Stage."""
 
 
 def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
@@ -38,7 +43,8 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     )
     count = len(stages)
     stages = [*stages, calibration] if section.use_calib_stage else stages
-    stages = _with_options(stages, count, control.stage_options)
+    stages = [_with_entry(one, i, control.stage_options) for i, one in enumerate(stages)]
+    stages = with_tasks(stages, control)
     if control.common_config.total_epoch is not None:
         epochs = share_epochs(control.common_config.total_epoch, _epoch_weights(stages, count))
         stages = [replace(one, epochs=n) for one, n in zip(stages, epochs, strict=True)]
@@ -91,42 +97,23 @@ def _listed_stages(section: MultistageConfig) -> list[Stage]:
     return [*stages, stage("calibration", CALIBRATION_EPOCHS, CALIBRATION_LR, None, last_loss)]
 
 
-def _with_options(stages: list[Stage], count: int, options: StageOptions) -> list[Stage]:
-    """The stages with the entries of stage_options; calibration repeats the last entry."""
-    changed = []
-    for i, one in enumerate(stages):
-        entry = {
-            name: values[min(i, len(values) - 1)]
-            for name in StageOptions.model_fields
-            if isinstance(values := getattr(options, name), list)
-        }
-        changed.append(_with_entry(one, {k: v for k, v in entry.items() if v is not None}))
-    if len(changed) > count:
-        changed[-1] = _with_target(changed[-1], options.calibration_target)
-    return changed
-
-
-def _with_entry(one: Stage, entry: dict) -> Stage:
-    """A stage changed by its entries of the lists of stage_options; None is left out before."""
-    weighting = entry.pop("energy_weighting", None)
-    if weighting is not None and one.tasks[TASK].coefficients is not None:
-        tasks = {k: replace(task, energy_weighting=weighting) for k, task in one.tasks.items()}
-        one = replace(one, tasks=tasks)
+def _with_entry(one: Stage, i: int, options: StageOptions) -> Stage:
+    """A stage changed by its entries of the lists of stage_options; null changes nothing."""
+    entry = {
+        name: value
+        for name in OF_STAGE
+        if (value := entry_of(getattr(options, name), i)) is not None
+    }
+    task = one.tasks[TASK]
+    if options.energy_weighting and task.coefficients is not None:
+        weighting = entry_of(options.energy_weighting, i) or task.energy_weighting
+        one = replace(one, tasks={TASK: replace(task, energy_weighting=weighting)})
     optimizer = entry.get("optimizer", one.optimizer)
     if optimizer != one.optimizer:  # what belonged to the other one goes with it
         one = replace(one, trainable=default_trainable(optimizer), **UNUSED)
     if "trainable" in entry:
         entry["trainable"] = tuple(entry["trainable"])
     return replace(one, **entry)
-
-
-def _with_target(calibration: Stage, target: Target | None) -> Stage:
-    """Calibration with the shares asked for, its own, or equal ones."""
-    if target is None and calibration.calibration_target is not None:
-        return calibration
-    ratio = Target() if target is None else target
-    shares = coefficients(ratio.energy, ratio.forces, ratio.stress)
-    return replace(calibration, calibration_target={TASK: shares})
 
 
 def _epoch_weights(stages: Sequence[Stage], count: int) -> Sequence[float]:

@@ -77,21 +77,23 @@ def test_all_mistakes_come_together_and_name_their_place(tmp_path: Path) -> None
             "common_config": {"batch_size": 0, "total_epoch": True},
             "multistage_config": {"lr_list": [0.1, "x"], "epoch_list": [1, 2]},
             "data_config": {"files": ["a", {"pth": "b"}]},
-            "tasks": {},
+            "tasks": {"a": {"type": "energy"}, "b": {"loss": {"huber_delta": {"force": 1}}}},
         },
     )
     places = [line.split(":")[1] for line in found.mistakes]
     assert places == [
-        "/tasks",
         "/common_config/total_epoch",
         "/common_config/batch_size",
         "/multistage_config/lr_list/1",
         "/data_config/files/1/path",
         "/data_config/files/1/pth",
+        "/tasks/a/type",
+        "/tasks/b/loss/huber_delta/force",
     ]
     assert all("; " in line for line in found.mistakes), "every line says what to do"
     assert found.control.multistage_config.epoch_list == [1, 2], "what is right is kept"
     assert not found.sound("multistage_config.lr_list")
+    assert not found.sound("tasks")
     assert found.sound("multistage_config.epoch_list")
 
 
@@ -114,6 +116,12 @@ def test_constant_learning_rate_has_three_spellings(tmp_path: Path, value: str |
         ({"common_config": {"seed": 1}}, "it belongs to run_config"),
         ({"run_config": {"zzz": 1}}, "use one of seed"),
         ({"multistage_config": {"loss_func_list": ["MSE"]}}, "did you mean 'mse'?"),
+        ({"tasks": {"a": {"readout": {"nueron": [1]}}}}, "did you mean 'neuron'?"),
+        ({"tasks": {"a": {"readout": {"neuron": [0]}}}}, 'for example "neuron": [32, 32]'),
+        ({"tasks": {"descriptor": {"rc": 5.0}}}, "it belongs to mtp_config"),
+        ({"tasks": {"a": {"loss": {"huber_delta": {"force": 1.0}}}}}, "did you mean 'forces'?"),
+        ({"tasks": {"a": {"loss": {"prefactors": {"energy": [1.0]}}}}}, "of length ≥ 2"),
+        ({"stage_options": {"task_loss": [{"a": {"lr": 0}}]}}, "must be > 0"),
     ],
 )
 def test_near_matches(tmp_path: Path, content: Any, hint: str) -> None:

@@ -1,0 +1,69 @@
+"""Rules about the potential and the model that is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from mtp.errors import InvalidInput
+from pretrained.registry import names as installed_models
+from stages.control.findings import Context, Finding, rule
+from stages.control.reader import beside
+
+COSTS = ("moment_init_cost", "moment_mu_cost", "moment_nu_cost")
+
+
+@rule("mtp_config.pretrained_model", "common_config.reload_model", "tasks")
+def _where_to_start(context: Context) -> Iterator[Finding]:
+    control = context.reading.control
+    name, reload = control.mtp_config.pretrained_model, control.common_config.reload_model
+    if name and reload:
+        yield Finding(
+            "/mtp_config/pretrained_model",
+            f"{name!r} and reload_model {reload!r} are both given; choose one",
+        )
+    if name and name not in installed_models():
+        yield Finding("/mtp_config/pretrained_model", _not_installed(name))
+    if reload and not beside(context.reading.path, reload).is_file():
+        yield Finding(
+            "/common_config/reload_model", f"no such file {reload!r}; give the path of a model file"
+        )
+    start = "pretrained_model" if name else "reload_model" if reload else None
+    ignored = control.mtp_config.model_fields_set - {"model_version", "pretrained_model"}
+    ignored -= {"nn_dim_list"} if control.tasks.named else set()  # of new heads
+    if start and ignored:
+        keys = ", ".join(key for key in type(control.mtp_config).model_fields if key in ignored)
+        yield Finding("/mtp_config", f"{start} is given: {keys} ignored; remove them", "warning")
+
+
+def _not_installed(name: str) -> str:
+    installed = installed_models()
+    near = get_close_matches(name, installed, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else 'train from scratch with ""'
+    return (
+        f"model {name!r} is not installed (installed: {', '.join(installed) or 'none'}); {advice}"
+    )
+
+
+@rule(*(f"mtp_config.{key}" for key in ("levmax", *COSTS)))
+def _basis(context: Context) -> Iterator[Finding]:
+    """The basis is neither empty nor infinite, and not absurdly large."""
+    section = context.reading.control.mtp_config
+    if section.levmax < section.moment_init_cost:
+        yield Finding(
+            "/mtp_config/levmax",
+            f"must be at least moment_init_cost, {section.moment_init_cost}, got {section.levmax}: "
+            "the basis would be empty; raise it",
+        )
+        return
+    endless = [name for name in ("moment_mu_cost", "moment_nu_cost") if getattr(section, name) < 1]
+    for name in endless:
+        message = f"must be ≥ 1, got {getattr(section, name)}: the basis would be infinite"
+        yield Finding(f"/mtp_config/{name}", f"{message}; raise it")
+    if not endless:
+        from mtp.basis.graphs import MomentSpec, graphs  # only here: it takes time to load
+
+        try:
+            graphs(MomentSpec(section.levmax, *(getattr(section, name) for name in COSTS)))
+        except InvalidInput as error:
+            yield Finding("/mtp_config/levmax", str(error))
