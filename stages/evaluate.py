@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
-from stages.metrics import Predictions, metrics
+from mtp.terms import PREDICTED, TERMS
+from stages.metrics import MEASURES, metrics
+from stages.predictions import Predictions
 
 if TYPE_CHECKING:
     from mtp.potential import Potential
 
 ATOMS_PER_BATCH = 4096
-COLUMNS = (  # heading, unit, keys of MAE and RMSE in metrics.json
-    ("energy", "meV/atom", "energy_mae_meV_per_atom", "energy_rmse_meV_per_atom"),
-    ("forces", "meV/Å", "forces_mae_meV_per_A", "forces_rmse_meV_per_A"),
-    ("stress", "GPa", "stress_mae_GPa", "stress_rmse_GPa"),
-)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A term of a table of errors with the keys of its numbers in metrics.json."""
+
+    term: str
+    unit: str
+    mae: str
+    rmse: str
+
+    @classmethod
+    def of(cls, term: str) -> Column:
+        measure = MEASURES[term]
+        key = "GPa" if term == "stress" else measure.key
+        return cls(term, measure.unit, f"{term}_mae_{key}", f"{term}_rmse_{key}")
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """What a table of these sets' numbers shows: all terms of heads of that kind.
+
+    Quantities of atoms of tensor heads only where they are labelled.
+    """
+    keys = {key for row in rows for key in row}
+    present = [term for term in TERMS if Column.of(term).mae in keys]
+    kinds = [kind for kind, terms in PREDICTED.items() if set(terms) & set(present)] or ["energy"]
+    return [
+        Column.of(term)
+        for kind in kinds
+        for term in PREDICTED[kind]
+        if kind == "energy" or term in present
+    ]
 
 
 def predict_structures(
     potential: Potential, structures: Sequence[Structure], head: str = "default"
 ) -> Predictions:
-    """Predict energies, forces and stresses of structures, a few thousand atoms at a time.
+    """Predict what a head predicts of structures, a few thousand atoms at a time.
 
     Raises InvalidInput, naming elements and frames, when an element is not in the potential.
     """
@@ -37,15 +67,15 @@ def predict_structures(
 
     check_elements(potential, structures)
     spec, device = potential.spec, potential.radial.device
-    energy, forces, stress = [np.zeros(0)], [np.zeros((0, 3))], [np.zeros((0, 6))]
+    which = spec.head(head)
+    found: dict[str, list[np.ndarray]] = {term: [] for term in PREDICTED[which.kind]}
     for chunk in _chunks(structures):
-        geometry = Geometry(chunk, spec.species, spec.cutoff, potential.dtype, device)
+        geometry = Geometry(chunk, spec.species, spec.cutoff, potential.dtype, device, terms=())
         prediction = potential.predict(geometry.batch(), head)
-        energy.append(prediction.energy.cpu().numpy())
-        forces.append(prediction.forces.double().cpu().numpy())
-        stress.append(prediction.stress.double().cpu().numpy())
-    parts = (np.concatenate(one) for one in (energy, forces, stress))
-    return Predictions.collect(structures, *parts)
+        for term, parts in found.items():
+            parts.append(prediction.values[term].double().cpu().numpy())
+    values = {t: np.concatenate(parts) if parts else np.zeros(0) for t, parts in found.items()}
+    return Predictions.collect(structures, values, which.species)
 
 
 def evaluate_files(
@@ -57,41 +87,52 @@ def evaluate_files(
 ) -> dict[str, dict[str, Any]]:
     """Errors of a model file on data files: {head: {path as given: numbers}}, as in metrics.json.
 
-    head: which one to test; not needed when the model has one.  predictions: write every frame
-    there as extended xyz, with the predicted values beside the labels.  type_map: element symbols
-    of types 0, 1, … of files without elements.
+    head: which one to test; all that have labels in the files when it is None.  predictions: write
+    every frame there as extended xyz, with the predicted values beside the labels.  type_map:
+    element symbols of types 0, 1, … of files without elements.
     Raises InvalidInput for an unknown head or element, DataError for files that cannot be read.
     """
     from mtp.data.reading import read
     from mtp.model_file import load_model
 
     potential = load_model(model_path)
-    head = _choose_head(potential, head, model_path)
-    sets: dict[str, Predictions] = {}
-    everything: list[Structure] = []
-    for path in dict.fromkeys(map(str, files)):
-        structures = read(path, type_map=type_map)
-        sets[path] = predict_structures(potential, structures, head)
-        everything += structures
+    data = {path: read(path, type_map=type_map) for path in dict.fromkeys(map(str, files))}
+    everything = [structure for structures in data.values() for structure in structures]
+    heads = _choose_heads(potential, head, everything, model_path)
+    found = {
+        name: {path: predict_structures(potential, frames, name) for path, frames in data.items()}
+        for name in heads
+    }
     if predictions is not None:
-        write_predicted(predictions, everything, list(sets.values()))
-    return metrics({head: sets})
+        write_predicted(predictions, everything, {h: list(s.values()) for h, s in found.items()})
+    return metrics(found)
 
 
 def write_predicted(
-    path: str | Path, structures: Sequence[Structure], predictions: Sequence[Predictions]
+    path: str | Path,
+    structures: Sequence[Structure],
+    predictions: Mapping[str, Sequence[Predictions]],
 ) -> None:
     """Write structures with labels under the usual names and predictions as ``predicted_…``.
 
-    predictions: one or more that together hold the structures in order. Stresses: Voigt, eV/Å³.
+    predictions: head → one or more that together hold the structures in order. Where several heads
+    predict a term, theirs stand under ``predicted_TERM_HEAD``. Tensors: six Voigt components.
     """
     from ase.io import write
 
-    images, rest = [], iter(structures)
-    for one in predictions:
-        atom_start = np.cumsum(one.atoms_per_structure) - one.atoms_per_structure
-        for frame, first in enumerate(atom_start):
-            images.append(_image(next(rest), one, frame, int(first)))
+    from mtp.data.formats.ase_files import atoms_of
+
+    images = [atoms_of(replace(structure, weight=1.0)) for structure in structures]
+    for image, structure in zip(images, structures, strict=True):
+        image.info |= {"source": structure.source, "index": structure.index}
+        for term in [t for t in image.info if t in TERMS and TERMS[t].rows == "atom"]:
+            image.arrays[term] = image.info.pop(term)
+    terms = Counter(t for sets in predictions.values() for t in (sets[0].predicted if sets else ()))
+    for head, sets in predictions.items():
+        rest = iter(images)
+        for one in sets:
+            names = {t: f"predicted_{t}" + (f"_{head}" if terms[t] > 1 else "") for t in terms}
+            _add_predictions(rest, one, names)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write(path, images, format="extxyz")
 
@@ -116,21 +157,31 @@ def check_elements(potential: Potential, structures: Sequence[Structure]) -> Non
 
 
 def format_table(values: dict[str, dict[str, Any]]) -> str:
-    """The content of metrics.json as a table for the terminal; "–" where there is no label."""
-    names = [
-        name if list(values) == ["default"] else f"{head}: {name}"
-        for head, sets in values.items()
-        for name in sets
-    ]
-    width = max([len(name) for name in names] + [3])
-    headings = "".join(f"{f'{heading} ({unit})':>20}" for heading, unit, *_ in COLUMNS)
+    """The content of metrics.json as a table for the terminal; "–" where there is no label.
+
+    Heads that predict different things stand in tables of their own.
+    """
+    tables: dict[tuple[Column, ...], list[tuple[str, dict[str, Any]]]] = {}
+    for head, sets in values.items():
+        rows = tables.setdefault(tuple(columns_of(sets.values())), [])
+        single = list(values) == ["default"]
+        rows += [(name if single else f"{head}: {name}", row) for name, row in sets.items()]
+    return "\n\n".join(_table(columns, rows) for columns, rows in tables.items())
+
+
+def _table(columns: Sequence[Column], rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    width = max([len(name) for name, _ in rows] + [3])
+    titles = [f"{column.term} ({column.unit})" for column in columns]
+    widths = [max(20, len(title) + 2) for title in titles]
     lines = [
-        f"{'':{width}}{'':8}{headings}",
-        f"{'set':{width}}{'frames':>8}" + f"{'MAE':>11}{'RMSE':>9}" * len(COLUMNS),
+        f"{'':{width}}{'':8}" + "".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True)),
+        f"{'set':{width}}{'frames':>8}" + "".join(f"{'MAE':>{w - 9}}{'RMSE':>9}" for w in widths),
     ]
-    rows = [row for sets in values.values() for row in sets.values()]
-    for name, row in zip(names, rows, strict=True):
-        cells = (f"{_cell(row, mae):>11}{_cell(row, rmse):>9}" for _, _, mae, rmse in COLUMNS)
+    for name, row in rows:
+        cells = (
+            f"{_cell(row, column.mae):>{w - 9}}{_cell(row, column.rmse):>9}"
+            for column, w in zip(columns, widths, strict=True)
+        )
         lines.append(f"{name:{width}}{row['frames']:>8}{''.join(cells)}")
     return "\n".join(lines)
 
@@ -143,30 +194,41 @@ def three_digits(value: float) -> str:
     return f"{value:.1e}"
 
 
-def _image(structure: Structure, one: Predictions, frame: int, first: int) -> Atoms:
-    """A structure with labels and predictions; its atoms are rows `first`… of the predictions."""
-    image = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
-    labels = {"energy": structure.energy, "forces": structure.forces, "stress": structure.stress}
-    present = {name: label for name, label in labels.items() if label is not None}
-    image.calc = SinglePointCalculator(image, **present)
-    image.info["source"], image.info["index"] = structure.source, structure.index
-    if structure.config_type:
-        image.info["config_type"] = structure.config_type
-    image.info["predicted_energy"] = float(one.energy_predicted[frame])
-    image.arrays["predicted_forces"] = one.forces_predicted[first : first + len(structure)]
-    if np.isfinite(one.stress_predicted[frame]).all():
-        image.info["predicted_stress"] = one.stress_predicted[frame]
-    return image
+def _add_predictions(images: Iterator[Atoms], one: Predictions, names: dict[str, str]) -> None:
+    """Put predictions into the next images, a term under its name; the head's NaN are left out."""
+    first = np.cumsum(one.atoms_per_structure) - one.atoms_per_structure
+    for frame, start in enumerate(first):
+        image = next(images)
+        for term, values in one.predicted.items():
+            if TERMS[term].rows == "atom":
+                rows = values[start : start + len(image)]
+                image.arrays[names[term]] = np.nan_to_num(rows)  # 0 where atoms do not contribute
+            elif np.isfinite(values[frame]).all():
+                value = values[frame]
+                image.info[names[term]] = float(value) if TERMS[term].components == 1 else value
 
 
-def _choose_head(potential: Potential, head: str | None, path: str | Path) -> str:
-    heads = list(potential.spec.head_names)
-    if head is None and len(heads) == 1:
-        return heads[0]
-    if head not in heads:
-        came = "none was given" if head is None else f"{head!r} was given"
-        raise InvalidInput(f"{path}: --head must be one of {', '.join(heads)}; {came}")
-    return head
+def _choose_heads(
+    potential: Potential, head: str | None, structures: Sequence[Structure], path: str | Path
+) -> list[str]:
+    heads = {h.name: h for h in potential.spec.heads}
+    if head is not None:
+        if head not in heads:
+            raise InvalidInput(
+                f"{path}: --head must be one of {', '.join(heads)}; {head!r} was given"
+            )
+        return [head]
+    if len(heads) == 1:
+        return list(heads)
+    labelled = {t for t in TERMS if any(s.label(t) is not None for s in structures)}
+    found = [name for name, one in heads.items() if labelled & set(PREDICTED[one.kind])]
+    if not found:
+        raise InvalidInput(
+            f"{path}: no frame has a label that one of its heads predicts "
+            f"({', '.join(f'{name}: {one.kind}' for name, one in heads.items())}); "
+            "choose one with --head to predict without labels"
+        )
+    return found
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 from ase.units import GPa
 
-from stages.metrics import Predictions
+from stages.predictions import Predictions
 
 SHEAR = {3: "yz", 4: "xz", 5: "xy"}
 FRAMES = 5  # a group with fewer labelled frames is no evidence
@@ -20,19 +20,23 @@ BETTER = 0.6  # the other order must lower the error to this share
 
 
 def permuted_stress(predictions: Predictions) -> list[str]:
-    """One warning per file and config_type whose shear stresses fit better in another order."""
-    labelled = ~np.isnan(predictions.stress).any(1)
+    """One warning per file and config_type whose shear stresses fit better in another order.
+
+    None for a head that predicts no stress.
+    """
+    if "stress" not in predictions.predicted:
+        return []
+    labels, predicted = predictions.labels["stress"], predictions.predicted["stress"]
+    labelled = ~np.isnan(labels).any(1)
     groups = np.char.add(np.char.add(predictions.source, "\n"), predictions.config_type)
     found = []
     for group in np.unique(groups[labelled]):
         chosen = labelled & (groups == group)
         if chosen.sum() < FRAMES:
             continue
-        label = predictions.stress[chosen][:, 3:]
+        label = labels[chosen][:, 3:]
         errors = {
-            order: float(
-                np.sqrt(np.mean((predictions.stress_predicted[chosen][:, order] - label) ** 2))
-            )
+            order: float(np.sqrt(np.mean((predicted[chosen][:, order] - label) ** 2)))
             for order in permutations(SHEAR)
         }
         best = min(errors, key=errors.__getitem__)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mtp.terms import TERMS
 from stages.evaluate import three_digits
-from stages.report.tables import Cell, Table
+from stages.report.tables import Cell, Table, words
 
 REASONS = {
     "unlabelled": "no label",
@@ -47,13 +48,18 @@ def _facts(scan: dict[str, Any]) -> list[tuple[str, str]]:
     if shifts:
         named = (f"{symbol} {e0:.4f}" for symbol, e0 in shifts["values"].items())
         values = ", ".join(named).replace("-", "−")
-        rest = "" if shifts["rms"] is None else f"; rms of what they leave {_milli(shifts['rms'])}"
-        facts.append(("species shifts e0", f"{values} eV ({shifts['mode']}{rest})"))
+        unit = shifts.get("unit", "eV")
+        rest = "" if shifts["rms"] is None else f"; rms of what they leave {_rms(shifts, unit)}"
+        if shifts["mode"] != "none":
+            name = "species shifts e0" if unit == "eV" else "isotropic species shifts"
+            facts.append((name, f"{values} {unit} ({shifts['mode']}{rest})"))
     return facts
 
 
-def _milli(rms: float) -> str:
-    return f"{three_digits(rms)} meV/atom"
+def _rms(shifts: dict[str, Any], unit: str) -> str:
+    if unit == "eV":
+        return f"{three_digits(shifts['rms'])} meV/atom"
+    return f"{three_digits(1e-3 * shifts['rms'])} {unit}/atom"
 
 
 def _files(scan: dict[str, Any]) -> Table:
@@ -78,16 +84,17 @@ def _coverage(scan: dict[str, Any], most: int = 40) -> Table:
     """How many frames carry each label, per file and config_type."""
     every = [*scan["coverage"], *scan.get("test_coverage", ())]
     typed = any(row["config_type"] for row in every)
+    terms = [term for term in TERMS if any(term in row for row in every)]
     rows = [
         [row["file"]]
         + ([row["config_type"] or "(none)"] if typed else [])
         + [row["frames"], row["atoms"]]
-        + [_covered(row[term], row["frames"]) for term in ("energy", "forces", "stress")]
+        + [_covered(row.get(term, 0), row["frames"]) for term in terms]
         + [f"{row['weight']:g}"]
         for row in every
     ]
     head = ["file", *(["config_type"] if typed else []), "frames", "atoms"]
-    head += ["with energy", "with forces", "with stress", "mean weight"]
+    head += [*(f"with {words(term)}" for term in terms), "mean weight"]
     note = f"{len(rows) - most} more rows are in scan.json." if len(rows) > most else ""
     return Table.of(head, rows[:most], text_columns=2 if typed else 1, note=note)
 
@@ -97,7 +104,7 @@ def _covered(count: int, frames: int) -> Cell:
 
 
 def _worst(scan: dict[str, Any]) -> Table | None:
-    """Kept frames with the largest labels."""
+    """Kept frames with the largest labels; tensors have none."""
     if not scan.get("worst"):
         return None
     rows = [

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.metrics import Predictions
-from stages.report.history import TERMS, History
+from stages.metrics import MEASURES
+from stages.predictions import Predictions
+from stages.report.history import History
 from stages.report.plots import (
     SET_COLOURS,
     Band,
@@ -17,9 +18,19 @@ from stages.report.plots import (
     over_epochs,
     parity,
 )
-from stages.report.tables import GPA, SCALES, UNITS
 
-QUANTITY = {"energy": "energy", "forces": "force", "stress": "stress"}
+QUANTITY = {"forces": "force", "atomic_dipole": "dipole of atoms"}
+QUANTITY["atomic_polarizability"] = "polarizability of atoms"
+"""What figures call a term where its name will not do."""
+AXIS = {  # parity plots: quantity and unit
+    "energy": ("energy per atom", "eV"),
+    "forces": ("force", "eV/Å"),
+    "stress": ("stress", "GPa"),
+    "dipole": ("dipole per atom", "e·Å"),
+    "atomic_dipole": ("dipole of atoms", "e·Å"),
+    "polarizability": ("polarizability per atom", "Å³"),
+    "atomic_polarizability": ("polarizability of atoms", "Å³"),
+}
 
 
 def learning_curves(history: History, head: str, best: int | None = None) -> list[Image]:
@@ -29,18 +40,19 @@ def learning_curves(history: History, head: str, best: int | None = None) -> lis
     """
     mark = None if best is None else float(history.epochs[best])
     images = []
-    for term in TERMS:
+    for term in history.terms(head):
+        measure, quantity = MEASURES[term], QUANTITY.get(term, term)
         curves = []
         for part in ("train", "valid"):
             mse = history.term(head, part, f"{term}_mse")
             l1 = history.term(head, part, f"{term}_l1")
             colour = SET_COLOURS[part]
-            curves.append(Curve(f"{part} RMSE", SCALES[term] * np.sqrt(mse), colour))
-            curves.append(Curve(f"{part} MAE", SCALES[term] * l1, colour, dashed=True))
+            curves.append(Curve(f"{part} RMSE", measure.scale * np.sqrt(mse), colour))
+            curves.append(Curve(f"{part} MAE", measure.scale * l1, colour, dashed=True))
         curves = [curve for curve in curves if np.isfinite(curve.y).any()]
         if curves:
-            alt = f"{QUANTITY[term]} errors of train and valid over the epochs of all stages"
-            label = f"{QUANTITY[term]} error ({UNITS[term]})"
+            alt = f"{quantity} errors of train and valid over the epochs of all stages"
+            label = f"{quantity} error ({measure.unit})"
             images.append(over_epochs(curves, _bands(history), history.epochs, label, alt, mark))
     return images
 
@@ -70,36 +82,41 @@ def headline_set(sets: Sequence[str]) -> str:
 
 
 def parity_plots(sets: dict[str, Predictions]) -> list[Image]:
-    """Energy per atom, forces and stress: the training set beneath, test (or valid) above."""
+    """One for each term, extensive ones per atom: train beneath, test (or valid) above."""
     shown = _shown(sets)
     shifts = _composition_energies(sets)
     images = []
-    for term in TERMS:
+    for term in _terms(sets):
         pairs = {name: _pair(sets[name], term, shifts) for name in shown}
         pairs = {name: pair for name, pair in pairs.items() if pair[0].size}
         if pairs:
-            alt = f"predicted over reference {QUANTITY[term]} for {', '.join(pairs)}"
-            quantity = {"energy": "energy per atom"}.get(term, QUANTITY[term])
-            unit = {"energy": "eV", "forces": "eV/Å", "stress": "GPa"}[term]
-            images.append(parity(pairs, quantity, unit, alt))
+            alt = f"predicted over reference {QUANTITY.get(term, term)} for {', '.join(pairs)}"
+            images.append(parity(pairs, *AXIS[term], alt))
     return images
 
 
 def distributions(sets: dict[str, Predictions]) -> list[Image]:
     """Cumulative distributions of the absolute errors of every set."""
     images = []
-    for term in TERMS:
-        found = {name: _finite(one.errors(term)) * SCALES[term] for name, one in sets.items()}
+    for term in _terms(sets):
+        scale, quantity = MEASURES[term].scale, QUANTITY.get(term, term)
+        found = {name: _finite(one.errors(term)) * scale for name, one in sets.items()}
         found = {name: errors for name, errors in found.items() if errors.size}
         if found:
-            alt = f"cumulative distribution of absolute {QUANTITY[term]} errors"
-            images.append(error_distribution(found, QUANTITY[term], UNITS[term], alt))
+            alt = f"cumulative distribution of absolute {quantity} errors"
+            images.append(error_distribution(found, quantity, MEASURES[term].unit, alt))
     return images
 
 
 def energies_are_shifted(sets: dict[str, Predictions]) -> bool:
     """Whether parity plots show energies less a sum of element energies."""
-    return len(np.unique(np.concatenate([one.numbers for one in sets.values()]))) > 1
+    several = len(np.unique(np.concatenate([one.numbers for one in sets.values()]))) > 1
+    return several and "energy" in _terms(sets)
+
+
+def _terms(sets: dict[str, Predictions]) -> list[str]:
+    """What the head predicts."""
+    return list(next(iter(sets.values())).predicted)
 
 
 def _shown(sets: dict[str, Predictions]) -> list[str]:
@@ -108,13 +125,13 @@ def _shown(sets: dict[str, Predictions]) -> list[str]:
 
 
 def _pair(one: Predictions, term: str, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    label, predicted = getattr(one, term), getattr(one, f"{term}_predicted")
+    label, predicted = one.labels[term], one.predicted[term]
     if term == "energy":
         reference = _composition(one) @ shifts
-        label = (label - reference) / one.atoms_per_structure
-        predicted = (predicted - reference) / one.atoms_per_structure
+        label, predicted = label - reference, predicted - reference
     labelled = np.isfinite(label)
-    scale = GPA if term == "stress" else 1.0
+    scale = MEASURES[term].scale if term == "stress" else 1.0
+    label, predicted = one.per_atom(term, label), one.per_atom(term, predicted)
     return scale * label[labelled], scale * predicted[labelled]
 
 
@@ -133,8 +150,9 @@ def _composition_energies(sets: dict[str, Predictions]) -> np.ndarray:
     if not energies_are_shifted(sets):
         return np.zeros(120)
     one = sets["train"] if "train" in sets else sets[headline_set(list(sets))]
-    labelled = np.isfinite(one.energy)
-    return np.linalg.lstsq(_composition(one)[labelled], one.energy[labelled], rcond=None)[0]
+    energy = one.labels["energy"]
+    labelled = np.isfinite(energy)
+    return np.linalg.lstsq(_composition(one)[labelled], energy[labelled], rcond=None)[0]
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

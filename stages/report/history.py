@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from mtp.errors import InvalidInput
-
-TERMS = ("energy", "forces", "stress")
+from mtp.terms import TERMS
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,11 @@ class History:
         """Heads in the order in which they appear."""
         return list(dict.fromkeys(head for row in self.rows for head in row["train"]))
 
+    def terms(self, head: str) -> list[str]:
+        """Terms that a head has any error of."""
+        keys = {key for row in self.rows for key in row["train"].get(head, ())}
+        return [term for term in TERMS if f"{term}_mse" in keys]
+
     def term(self, head: str, part: str, name: str) -> np.ndarray:
         """(rows,) an unweighted term, e.g. ("default", "valid", "forces_mse"); NaN where absent."""
         return np.array(
@@ -94,7 +98,7 @@ class History:
         for term in TERMS:
             values = self.term(head, "train", f"{term}_{loss}")[list(rows)]
             if np.isfinite(values).any():
-                result[term] = coefficients[term] * float(np.nanmean(values))
+                result[term] = coefficients.get(term, 0.0) * float(np.nanmean(values))
         return result
 
 

@@ -9,15 +9,15 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mtp.atomic_file import write_atomically
-from stages.evaluate import COLUMNS, three_digits
+from mtp.terms import PREDICTED
+from stages.evaluate import columns_of, three_digits
 from stages.messages import describe_head
-from stages.metrics import Predictions
 from stages.metrics import metrics as measure
 from stages.plan import WITH_RATE
+from stages.predictions import Predictions
 from stages.report import figures, tables
 from stages.report.calibration import CalibrationSection, calibration_section
 from stages.report.data import data_section
-from stages.report.history import TERMS
 from stages.report.record import Run
 from stages.run.environment import versions
 
@@ -109,19 +109,23 @@ def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
         "elements": tables.element_table(sets, chosen),
         "files": tables.group_table(sets, "file"),
         "config_types": tables.group_table(sets, "config_type"),
-        "worst": {t: table for t in TERMS if (table := tables.worst_table(sets, t))},
+        "worst": {
+            tables.words(term): table
+            for term in sets[chosen].predicted
+            if (table := tables.worst_table(sets, term))
+        },
     }
 
 
 def _cards(numbers: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {
-            "term": term,
-            "unit": unit,
-            "mae": three_digits(numbers[mae]) if mae in numbers else "–",
-            "rmse": three_digits(numbers[rmse]) if rmse in numbers else "",
+            "term": tables.words(c.term),
+            "unit": c.unit,
+            "mae": three_digits(numbers[c.mae]) if c.mae in numbers else "–",
+            "rmse": three_digits(numbers[c.rmse]) if c.rmse in numbers else "",
         }
-        for term, unit, mae, rmse in COLUMNS
+        for c in columns_of([numbers])
     ]
 
 
@@ -168,8 +172,9 @@ def _absent(run: Run) -> list[str]:
                 f"No test files were given{of}: the headline errors are of {chosen}, which "
                 + ("chose the best epoch." if chosen == "valid" else "was trained on.")
             )
-        for term in TERMS:
-            if all(f"{term}_" not in " ".join(one) for one in measure({"": sets})[""].values()):
+        for term in PREDICTED["energy"]:
+            labels = [one.labels[term] for one in sets.values() if term in one.labels]
+            if labels and not any(np.isfinite(one).any() for one in labels):
                 notes.append(f"No {term} labels{'' if head == 'default' else ' for ' + head}.")
     return notes
 

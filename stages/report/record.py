@@ -13,7 +13,7 @@ import numpy as np
 from mtp.errors import InvalidInput
 from mtp.model_file import describe
 from mtp.short_names import short_names
-from stages.metrics import Predictions, read_predictions
+from stages.predictions import Predictions, read_predictions
 from stages.report.data import shortened
 from stages.report.history import History
 

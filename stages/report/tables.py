@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from stages.evaluate import COLUMNS, three_digits
-from stages.metrics import MILLI, Predictions, by_config_type, by_element, by_file, worst_frames
+from mtp.terms import PREDICTED, TERMS
+from stages.evaluate import Column, columns_of, three_digits
+from stages.metrics import (
+    MEASURES,
+    atomic_term,
+    by_config_type,
+    by_element,
+    by_file,
+    worst_frames,
+)
 from stages.plan import WITH_RATE
-from stages.report.history import TERMS, History
+from stages.predictions import Predictions
+from stages.report.history import History
 
-GPA = 160.21766208  # GPa per eV/Å³
-SCALES = {"energy": MILLI, "forces": MILLI, "stress": GPA}
-UNITS = {term: unit for term, unit, *_ in COLUMNS}
 MOST_ROWS = 40
 
 
@@ -56,33 +62,45 @@ def _cell(value: Any) -> Cell:
 
 def headline(sets: dict[str, dict[str, Any]]) -> Table:
     """MAE and RMSE of every set."""
-    head = ["set", "frames", "atoms"]
-    head += [f"{term} {kind}, {unit}" for term, unit, *_ in COLUMNS for kind in ("MAE", "RMSE")]
-    rows = []
-    for name, numbers in sets.items():
-        keys = [key for _, _, *both in COLUMNS for key in both]
-        rows.append([name, numbers["frames"], numbers["atoms"], *(numbers.get(k) for k in keys)])
-    return Table.of(head, rows)
+    columns = columns_of(sets.values())
+    keys = [key for column in columns for key in (column.mae, column.rmse)]
+    rows = [
+        [name, numbers["frames"], numbers["atoms"], *(numbers.get(key) for key in keys)]
+        for name, numbers in sets.items()
+    ]
+    return Table.of(["set", "frames", "atoms", *_headings(columns)], rows)
+
+
+def _headings(columns: Sequence[Column]) -> list[str]:
+    return [f"{words(c.term)} {kind}, {c.unit}" for c in columns for kind in ("MAE", "RMSE")]
+
+
+def words(term: str) -> str:
+    """The name of a term as people write it."""
+    return term.replace("_", " ")
 
 
 def element_table(sets: dict[str, Predictions], name: str) -> Table | None:
-    """Force errors per element of the set `name`, the training set's beside them."""
-    found = by_element(sets[name])
-    if not found:
+    """Errors per element of the set `name`, the training set's beside them: `atomic_term`'s."""
+    term = atomic_term(sets[name])
+    if term is None:
         return None
+    found = by_element(sets[name])
+    column = Column.of(term)
+    largest = column.mae.replace("_mae_", "_max_")
     train = by_element(sets["train"]) if "train" in sets and name != "train" else {}
-    order = sorted(found, key=lambda symbol: -found[symbol]["forces_mae_meV_per_A"])
-    longest = max(row["forces_mae_meV_per_A"] for row in found.values())
-    head = ["element", f"atoms ({name})", "MAE, meV/Å", "RMSE", "largest"]
+    order = sorted(found, key=lambda symbol: -found[symbol][column.mae])
+    longest = max(row[column.mae] for row in found.values())
+    head = ["element", f"atoms ({name})", f"{words(term)} MAE, {column.unit}", "RMSE", "largest"]
     rows = [
         [
             symbol,
             found[symbol]["atoms"],
-            _bar(found[symbol]["forces_mae_meV_per_A"], longest),
-            found[symbol]["forces_rmse_meV_per_A"],
-            found[symbol]["forces_max_meV_per_A"],
+            _bar(found[symbol][column.mae], longest),
+            found[symbol][column.rmse],
+            found[symbol][largest],
         ]
-        + ([train.get(symbol, {}).get("forces_mae_meV_per_A")] if train else [])
+        + ([train.get(symbol, {}).get(column.mae)] if train else [])
         for symbol in order
     ]
     return Table.of(head + (["MAE (train)"] if train else []), rows)
@@ -98,15 +116,15 @@ def group_table(sets: dict[str, Predictions], kind: str) -> Table | None:
     ]
     if not found:
         return None
-    columns = [c for c in COLUMNS if any(c[2] in values for *_, values in found)]
-    longest = {c[2]: max(values.get(c[2], 0) for *_, values in found) for c in columns}
-    head = ["set", kind, "frames"]
-    head += [f"{term} {k}, {unit}" for term, unit, *_ in columns for k in ("MAE", "RMSE")]
+    columns = columns_of(values for *_, values in found)
+    columns = [c for c in columns if any(c.mae in values for *_, values in found)]
+    longest = {c.mae: max(values.get(c.mae, 0) for *_, values in found) for c in columns}
+    head = ["set", kind, "frames", *_headings(columns)]
     rows = []
     for name, group, values in found[:MOST_ROWS]:
         row: list[Any] = [name, group, values["frames"]]
-        for _, _, mae, rmse in columns:
-            row += [_bar(values.get(mae), longest[mae]), values.get(rmse)]
+        for c in columns:
+            row += [_bar(values.get(c.mae), longest[c.mae]), values.get(c.rmse)]
         rows.append(row)
     left = len(found) - len(rows)
     note = f"{left} more rows are left out; predictions.npz has every frame." if left else ""
@@ -123,20 +141,23 @@ def worst_table(sets: dict[str, Predictions], term: str, count: int = 8) -> Tabl
     found = sorted(found, key=lambda item: -item[1]["error"])[:count]
     if not found:
         return None
-    extra = ["atom"] if term == "forces" else []
+    extra = ["atom"] if TERMS[term].rows == "atom" else []
     rows = []
     for name, row in found:
         atom = [f"{row['element']} {row['atom']}"] if extra else []
         value = _bar(row["error"], found[0][1]["error"])
         rows.append([row["where"], name, row["config_type"] or None, *atom, row["atoms"], value])
-    unit = {"energy": "meV/atom", "forces": "meV/Å", "stress": "GPa"}[term]
-    head = ["frame", "set", "config_type", *extra, "atoms", f"error, {unit}"]
+    head = ["frame", "set", "config_type", *extra, "atoms", f"error, {MEASURES[term].unit}"]
     return Table.of(head, rows, text_columns=3 + len(extra))
 
 
 def plan_table(plan: dict[str, Any], history: History) -> Table:
     """One row per stage (and task): what it does, or did where the log has it."""
     several = len(plan["data"]) > 1
+    kinds = {head["name"]: head["kind"] for head in plan["model"]["heads"]}
+    terms = [
+        t for t in TERMS if any(t in PREDICTED[kinds.get(head, "energy")] for head in plan["data"])
+    ]
     ran = {span.name: span for span in history.spans}
     rows = []
     for stage in plan["stages"]:
@@ -149,10 +170,15 @@ def plan_table(plan: dict[str, Any], history: History) -> Table:
                 [stage["name"]]
                 + ([head] if several else [])
                 + [_optimiser(stage), _loss(task), stage["epochs"], _lr(stage)]
-                + [_coefficient(coefficients, term) for term in TERMS]
+                + [
+                    _coefficient(coefficients, term)
+                    if term in PREDICTED[kinds.get(head, "energy")]
+                    else None
+                    for term in terms
+                ]
             )
     head = ["stage", *(["task"] if several else []), "optimiser", "loss", "epochs", "learning rate"]
-    head += [f"c {term}" for term in TERMS]
+    head += [f"c {words(term)}" for term in terms]
     return Table.of(head, rows, text_columns=4 if several else 3)
 
 
@@ -184,12 +210,14 @@ def _lr(stage: dict[str, Any]) -> Cell:
 
 
 def _coefficient(coefficients: dict[str, float] | None, term: str) -> Cell:
-    return Cell("from the log" if coefficients is None else scientific(coefficients[term]))
+    return Cell("from the log" if coefficients is None else scientific(coefficients.get(term, 0.0)))
 
 
 def effect_table(history: History, head: str, part: str) -> Table | None:
     """Errors at the end of each stage, with the change the stage made."""
-    terms = [t for t in TERMS if np.isfinite(history.term(head, part, f"{t}_mse")).any()]
+    terms = [
+        t for t in history.terms(head) if np.isfinite(history.term(head, part, f"{t}_mse")).any()
+    ]
     if not terms or not history.spans:
         return None
     rows: list[list[Any]] = []
@@ -202,12 +230,18 @@ def effect_table(history: History, head: str, part: str) -> Table | None:
         seconds = sum(row["seconds"] for row in history.rows[span.start : span.end])
         length = span.end - span.start
         rows.append([span.name, length, *cells, duration(seconds), duration(seconds / length)])
-    head_row = ["after", "epochs", *(f"{t}, {UNITS[t]}" for t in terms), "time", "per epoch"]
+    head_row = [
+        "after",
+        "epochs",
+        *(f"{words(t)}, {MEASURES[t].unit}" for t in terms),
+        "time",
+        "per epoch",
+    ]
     return Table.of(head_row, rows)
 
 
 def _rmse(history: History, head: str, part: str, term: str, row: int) -> float:
-    return SCALES[term] * float(np.sqrt(history.term(head, part, f"{term}_mse")[row]))
+    return MEASURES[term].scale * float(np.sqrt(history.term(head, part, f"{term}_mse")[row]))
 
 
 def _after(history: History, head: str, part: str, term: str, before: int, after: int) -> Cell:

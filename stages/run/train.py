@@ -22,9 +22,10 @@ from mtp.short_names import short_names
 from mtp.terms import PREDICTED
 from stages.calibration import calibrated_stage
 from stages.evaluate import predict_structures
-from stages.metrics import metrics, write_predictions
+from stages.metrics import metrics
 from stages.objective import NotFinite
 from stages.plan import WITH_RATE, Plan, Stage
+from stages.predictions import write_predictions
 from stages.report.page import write_report
 from stages.run.checkpoint import Checkpoint, Position
 from stages.run.environment import environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
+import mtp.data
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
 from mtp.initialise import initialise
 from mtp.model_file import save_model
-from mtp.potential import Potential, PotentialSpec
+from mtp.potential import HeadSpec, Potential, PotentialSpec, Prediction
 from mtp.structure import Structure
 from stages import cli, evaluate
 from stages.evaluate import evaluate_files, format_table, predict_structures
@@ -68,11 +70,11 @@ def labelled_file(path, structures, predicted, energy=0.0, forces=0.0, stress=0.
     for i, s in enumerate(structures):
         image = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc)
         labels = {
-            "energy": predicted.energy_predicted[i] - energy * len(s),
-            "forces": predicted.forces_predicted[first : first + len(s)] - forces,
+            "energy": predicted.predicted["energy"][i] - energy * len(s),
+            "forces": predicted.predicted["forces"][first : first + len(s)] - forces,
         }
         if s.pbc.all():
-            labels["stress"] = predicted.stress_predicted[i] - stress
+            labels["stress"] = predicted.predicted["stress"][i] - stress
         image.calc = SinglePointCalculator(image, **labels)
         images.append(image)
         first += len(s)
@@ -84,11 +86,11 @@ def test_batches_change_nothing(potential, structures, monkeypatch):
     together = predict_structures(potential, structures)
     monkeypatch.setattr(evaluate, "ATOMS_PER_BATCH", 8)
     apart = predict_structures(potential, structures)
-    for name in ("energy_predicted", "forces_predicted", "stress_predicted"):
-        np.testing.assert_allclose(getattr(apart, name), getattr(together, name), atol=1e-12)
-    assert np.abs(together.forces_predicted).max() > 1e-3
-    assert np.isnan(together.stress_predicted[1::2]).all()  # molecules
-    assert np.isfinite(together.stress_predicted[::2]).all()
+    for term, values in together.predicted.items():
+        np.testing.assert_allclose(apart.predicted[term], values, atol=1e-12)
+    assert np.abs(together.predicted["forces"]).max() > 1e-3
+    assert np.isnan(together.predicted["stress"][1::2]).all()  # molecules
+    assert np.isfinite(together.predicted["stress"][::2]).all()
 
 
 def test_no_structures(potential):
@@ -117,9 +119,9 @@ def test_predictions_file(model, potential, structures, tmp_path):
     back = read(tmp_path / "new" / "out.xyz", ":")
     assert len(back) == 5
     for i, image in enumerate(back):
-        assert image.info["predicted_energy"] == pytest.approx(predicted.energy_predicted[i])
+        assert image.info["predicted_energy"] == pytest.approx(predicted.predicted["energy"][i])
         assert image.get_potential_energy() == pytest.approx(
-            predicted.energy_predicted[i] - len(image)
+            predicted.predicted["energy"][i] - len(image)
         )
         np.testing.assert_allclose(image.arrays["predicted_forces"], image.get_forces(), atol=1e-7)
         assert ("predicted_stress" in image.info) == bool(image.pbc.all())
@@ -149,3 +151,82 @@ def test_command_prints_nothing_but_json(model, potential, structures, tmp_path,
 def test_a_dash_where_there_is_no_label():
     table = format_table({"default": {"train": {"frames": 3, "forces_mae_meV_per_A": 12.34}}})
     assert table.splitlines()[-1].split() == ["train", "3", "–", "–", "12.3", "–", "–", "–"]
+
+
+class TensorHead(Potential):
+    """Stands for a potential with heads of every kind: multiples of known tensors."""
+
+    def predict(self, batch, head):
+        kind = self.spec.head(head).kind
+        if kind == "energy":
+            return super().predict(batch, head)
+        n = 3 if kind == "dipole" else 6
+        atoms = torch.arange(n, dtype=torch.float64) * torch.ones(batch.n_atoms, 1)
+        whole = torch.zeros(batch.n_structures, n, dtype=torch.float64)
+        whole.index_add_(0, batch.structure, atoms)
+        return Prediction({kind: whole, f"atomic_{kind}": atoms})
+
+
+@pytest.fixture
+def three_heads(structures, monkeypatch):
+    heads = (
+        HeadSpec("pes"),
+        HeadSpec("mu", "dipole", species=(8,)),
+        HeadSpec("a", "polarizability"),
+    )
+    spec = PotentialSpec((8, 14), 4.0, 0.5, n_q=4, levmax=6)
+    potential = TensorHead(spec)
+    object.__setattr__(potential.spec, "heads", heads)
+    potential.heads["pes"] = potential.heads["default"]
+    monkeypatch.setattr("mtp.model_file.load_model", lambda path: potential)
+    return potential
+
+
+def test_heads_of_every_kind(three_heads, structures):
+    one = predict_structures(three_heads, structures, "mu")
+    assert list(one.predicted) == ["dipole", "atomic_dipole"]
+    oxygen = one.numbers == 8
+    assert np.isfinite(one.predicted["atomic_dipole"][oxygen]).all()
+    assert np.isnan(one.predicted["atomic_dipole"][~oxygen]).all()
+    polarizability = predict_structures(three_heads, structures, "a").predicted["polarizability"]
+    np.testing.assert_allclose(polarizability, [[k * len(s) for k in range(6)] for s in structures])
+
+
+def test_eval_takes_all_heads_that_have_labels(three_heads, structures, tmp_path):
+    path = tmp_path / "a.xyz"
+    n = np.array([len(s) for s in structures])
+    labels = [
+        {"dipole": np.array([0.0, 1.0, 2.5]) * k, "polarizability": np.arange(6.0) * k} for k in n
+    ]
+    frames = [replace(s, **one) for s, one in zip(structures, labels, strict=True)]
+    mtp.data.write(path, [replace(frames[0], energy=1.0), *frames[1:]])
+    result = evaluate_files("model", [path])
+    assert list(result) == ["pes", "mu", "a"]
+    assert result["mu"][str(path)]["dipole_mae_eA_per_atom"] == pytest.approx(0.5 / 3)
+    assert result["a"][str(path)]["polarizability_max_A3_per_atom"] == pytest.approx(0.0)
+    table = format_table(result)
+    assert table.count("set ") == 3
+    assert "dipole (e·Å/atom)" in table
+    assert "atomic_dipole" not in table
+    mtp.data.write(path, frames)
+    assert list(evaluate_files("model", [path])) == ["mu", "a"]
+    mtp.data.write(path, structures)
+    with pytest.raises(InvalidInput, match="no frame has a label that one of its heads predicts"):
+        evaluate_files("model", [path])
+
+
+def test_predictions_of_tensors_beside_their_labels(three_heads, structures, tmp_path):
+    path, out = tmp_path / "a.xyz", tmp_path / "out.xyz"
+    atomic = np.ones((len(structures[0]), 3))
+    frame = replace(structures[0], dipole=np.ones(3), atomic_dipole=atomic, energy=0.5)
+    mtp.data.write(path, [replace(frame, polarizability=np.arange(6.0))])
+    evaluate_files("model", [path], predictions=out)
+    (image,) = read(out, ":")
+    np.testing.assert_allclose(image.info["predicted_dipole"], np.arange(3) * len(image))
+    np.testing.assert_allclose(image.info["predicted_polarizability"], np.arange(6) * len(image))
+    np.testing.assert_allclose(image.arrays["atomic_dipole"], atomic)
+    np.testing.assert_allclose(image.info["polarizability"], np.arange(6))
+    expected = np.arange(3) * (image.numbers == 8)[:, None]
+    np.testing.assert_allclose(image.arrays["predicted_atomic_dipole"], expected)
+    (again,) = mtp.data.read(out)
+    np.testing.assert_allclose(again.dipole, 1.0)

@@ -13,7 +13,7 @@ from mtp.errors import InvalidInput
 from mtp.short_names import short_names
 from mtp.structure import Structure
 from stages.calibration import calibrated_stage
-from stages.metrics import Predictions, metrics, write_predictions
+from stages.metrics import metrics
 from stages.plan import (
     GROUPS,
     DataFile,
@@ -27,6 +27,7 @@ from stages.plan import (
     TaskStage,
     coefficients,
 )
+from stages.predictions import Predictions, write_predictions
 from stages.report import plots
 from stages.report.history import History
 from stages.report.page import write_report
@@ -126,7 +127,8 @@ def make_predictions(rng, frames, atoms=20, stress=True, elements=(14,), source=
         energy.append(label.energy + 0.05 * rng.normal())
         forces.append(label.forces + 0.1 * rng.normal(size=(atoms, 3)) * rng.gamma(2))
         stresses.append(np.zeros(6) if not stress else label.stress + 2e-3 * rng.normal(size=6))
-    return Predictions.collect(structures, energy, np.concatenate(forces), np.array(stresses))
+    values = {"energy": energy, "forces": np.concatenate(forces), "stress": np.array(stresses)}
+    return Predictions.collect(structures, values)
 
 
 def make_scan(stress=True, frames=40) -> dict:

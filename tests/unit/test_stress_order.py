@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtp.structure import Structure
-from stages.metrics import Predictions
+from stages.predictions import Predictions
 from stages.stress_order import permuted_stress
 
 
@@ -25,7 +25,7 @@ def predictions(order: tuple[int, ...], frames: int, config_type: str = "") -> P
         for row in stress
     ]
     predicted = stress + 0.002 * rng.normal(size=stress.shape)
-    return Predictions.collect(structures, np.zeros(frames), np.zeros((frames, 3)), predicted)
+    return Predictions.collect(structures, {"stress": predicted})
 
 
 @pytest.mark.parametrize(
