@@ -112,9 +112,14 @@ def isotropic_shifts(
         rest = (totals - counts @ values) / np.maximum(counts.sum(axis=1), 1)
         rms = 1e3 * float(np.sqrt(np.mean(rest**2)))
     found = dict(zip(fitted, values.tolist(), strict=True))
+    names = "; ".join(" ".join(group) for group in groups)
+    warnings = (
+        f"the data do not determine the isotropic polarizabilities of {names}; those of other "
+        "compositions are unreliable",
+    )
     return Shifts(
         species, tuple(found.get(z, 0.0) for z in species), "isotropic", rms, len(labelled),
-        groups, unit="Å³",
+        groups, warnings if groups else (), unit="Å³",
     )  # fmt: skip
 
 

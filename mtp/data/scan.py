@@ -67,6 +67,13 @@ def select(
         else:
             dropped[item.source][reason] += 1
     warnings = _filter_warnings(structures, kept, dropped, max_energy, shifts, clashes)
+    unlabelled = sum(counts["unlabelled"] for counts in dropped.values())
+    if unlabelled:
+        warnings.insert(
+            0,
+            f"{unlabelled} of {len(structures)} frames have no label of {' or '.join(terms)}: "
+            "left out",
+        )
     return Selection(kept, dict(dropped), warnings)
 
 
@@ -130,7 +137,7 @@ def _filter_warnings(
     if bad:
         where = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
         warnings.append(f"left out {len(bad)} frames with NaN or infinity: {where}")
-    lost = sum(total.values()) - total["duplicate"]
+    lost = sum(total.values()) - total["duplicate"] - total["unlabelled"]
     if lost > MANY * len(structures):
         warnings.append(
             f"the filters dropped {lost} of {len(structures)} frames "

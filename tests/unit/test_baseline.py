@@ -147,6 +147,7 @@ def test_isotropic_shifts_of_structures(rng) -> None:
     one = isotropic_shifts([polarizable(rng, (8, 1, 1))] * 3, (1, 8))
     assert_allclose(one.array, 1.7 / 3)
     assert one.undetermined == (("H", "O"),)
+    assert "isotropic polarizabilities of H O" in one.warnings[0]
 
 
 def test_isotropic_shifts_of_selected_species(rng) -> None:
