@@ -57,7 +57,7 @@ def calibrate(
         raise InvalidInput(
             f"calibration: the log has no epoch of {previous}; train that stage first"
         )
-    before = _coefficients(window[-1], task)
+    before = coefficients_of(window[-1], task)
     losses = _means([line["train"][task] for line in window], loss)
     floors = {term: floor(term, loss) for term in losses}
     guarded = {term: max(losses[term], floors[term]) for term in losses}
@@ -144,7 +144,7 @@ def _task_factors(
     return {task: target.get(task, 0.0) / wanted * whole / loss for task, loss in losses.items()}
 
 
-def _coefficients(line: Mapping[str, Any], task: str) -> dict[str, float]:
+def coefficients_of(line: Mapping[str, Any], task: str) -> dict[str, float]:
     """Coefficients of a log line, which stand per task where there are several."""
     coefficients = line["coeff"]
     return coefficients[task] if isinstance(coefficients.get(task), Mapping) else coefficients

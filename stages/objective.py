@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtp.heads import add_to_gradient
 from mtp.terms import TERMS
 from stages.loss import Errors, Sums, cotangents, weighted_loss
 from stages.optimisers.curvature import Preconditioner, flat_gradient
@@ -46,6 +47,8 @@ class Objective:
     """Σ over tasks of share · loss of the drawn training frames.
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
+    origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
+    pull · Σ (θ − origin)² over what moves.
     """
 
     potential: Potential
@@ -53,6 +56,7 @@ class Objective:
     data: dict[str, TaskData]
     draws: list[Draw]
     shares: dict[str, float]
+    origin: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batches(self) -> Iterator[tuple[Draw, Batch]]:
         for draw in self.draws:
@@ -84,7 +88,22 @@ class Objective:
                 slopes = {term: share * slope for term, slope in slopes.items()}
                 self.potential.backward(batch, draw.task, slopes)
                 norms.add(draw.task)
-        return Evaluation(value, sums, norms.found())
+        return Evaluation(value + self._pull(with_gradient), sums, norms.found())
+
+    def pulled(self) -> Iterator[tuple[Parameter, Tensor]]:
+        """The parameters that are drawn to their origin, with it."""
+        for name, parameter in self.potential.named_parameters():
+            if self.stage.pull and parameter.requires_grad and name in self.origin:
+                yield parameter, self.origin[name]
+
+    def _pull(self, with_gradient: bool) -> float:
+        value = 0.0
+        for parameter, origin in self.pulled():
+            away = parameter.detach() - origin
+            value += self.stage.pull * float(away.double().square().sum())
+            if with_gradient:
+                add_to_gradient(parameter, 2 * self.stage.pull * away)
+        return value
 
     def preconditioner(
         self, parameters: list[Parameter], seed: int, damping: float

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from stages.schedule import decay, learning_rate, with_prefactors
 from stages.tasks import Draw, Sampler, TaskData, chunks
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Parameter
 
     from mtp.potential import Potential
@@ -49,6 +50,7 @@ class Setting:
     batch_size: int
     seed: int
     random: bool = False  # tasks are drawn at random at every step
+    origin: Mapping[str, Tensor] = field(default_factory=dict)  # see Objective
 
 
 def run_stage(
@@ -148,7 +150,10 @@ class _StageRun:
         return self._objective([draw], {draw.task: 1.0})
 
     def _objective(self, draws: list[Draw], portions: dict[str, float]) -> Objective:
-        return Objective(self.setting.potential, self.stage, self.setting.data, draws, portions)
+        setting = self.setting
+        return Objective(
+            setting.potential, self.stage, setting.data, draws, portions, setting.origin
+        )
 
     def _rate(self, draw: Draw | None, lr: float) -> float:
         """The learning rate of a step: that of its task, where it has one, on the same curve."""

@@ -56,6 +56,7 @@ class Preconditioner:
                     total.addr_(part, part, alpha=weight)
                 else:
                     total.add_(part * part, alpha=weight)
+        _add_pull(objective, parameters, sums)
         return cls([_inverse(total, damping) for total in sums])
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -66,6 +67,17 @@ class Preconditioner:
                 for block, part in zip(self.blocks, parts, strict=True)
             ]
         )
+
+
+def _add_pull(objective: Objective, parameters: list[Parameter], sums: list[Tensor]) -> None:
+    """Second derivatives of the pull towards the start: 2·pull for every parameter it acts on."""
+    pulled = {id(parameter) for parameter, _ in objective.pulled()}
+    if not pulled:
+        return
+    parts = [torch.full((p.numel(),), float(id(p) in pulled)) for p in parameters]
+    diagonal = 2 * objective.stage.pull * torch.cat(parts).double()
+    for total, part in zip(sums, diagonal.split([len(total) for total in sums]), strict=True):
+        (total.diagonal() if total.dim() == 2 else total).add_(part)
 
 
 def _inverse(matrix: Tensor, damping: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The exact ridge solve of the weights that energies, forces and stresses are linear in.
+"""The exact ridge solve of the weights that predictions are linear in.
 
 For a linear readout these are all its weights, for a neural network those of its last layer;
 species shifts join in when the stage moves them. Everything else stays fixed. Normal equations are
@@ -37,7 +37,7 @@ class LeastSquares:
         """Solve; returns the loss at the solution. The learning rate has no meaning here."""
         for task in objective.shares:
             head = objective.potential.heads[task]
-            weights = head.last.weight[0].detach().double()
+            weights = head.last.weight.detach().double().flatten()
             matrix, slope = normal_equations(objective, task, self.shifts)
             if not torch.isfinite(slope).all():
                 raise objective.not_finite()
@@ -45,8 +45,8 @@ class LeastSquares:
             start[: len(weights)] = weights
             solution = ridge_solve(matrix, matrix @ start - slope, self.ridge)
             with torch.no_grad():
-                head.last.weight.copy_(solution[None, : len(weights)])
-                if self.shifts:
+                head.last.weight.copy_(solution[: len(weights)].view_as(head.last.weight))
+                if len(solution) > len(weights):
                     head.shifts += solution[len(weights) :]
         return objective.value()
 
@@ -69,9 +69,7 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
             continue
         errors = Errors.of(objective.potential.predict(batch, task), batch)
         normaliser = objective.normaliser(task, errors)
-        columns = objective.potential.linear_rows(batch, task)
-        if shifts:
-            columns = _with_shifts(columns, batch, len(objective.potential.spec.species))
+        columns = objective.potential.linear_rows(batch, task, shifts)
         for rows, error, weight in _weighted_rows(objective, task, normaliser, errors, columns):
             weighted = rows * weight[:, None]  # (rows, n)
             a, b = rows.T @ weighted, weighted.T @ error
@@ -90,7 +88,7 @@ def _weighted_rows(
     plan = objective.stage.tasks[task]
     scale = term_scales(errors.values, normaliser.to(errors.atoms.device), plan.coefficients)
     for term, error in errors.values.items():
-        if float(scale[term]) == 0:
+        if float(scale[term]) == 0 or not errors.weights[term].any():
             continue
         factor = errors.factor(term, plan)
         rows = columns[term].double().reshape(*error.shape, -1) * factor[..., None]
@@ -101,18 +99,6 @@ def _weighted_rows(
             (error * factor).flatten()[there],
             scale[term] * weight[there],
         )
-
-
-def _with_shifts(columns: dict[str, Tensor], batch: Any, species: int) -> dict[str, Tensor]:
-    """Append one column per species: atoms of it in the energy, nothing in forces and stress."""
-    found = {
-        term: torch.cat([rows.double(), rows.new_zeros(*rows.shape[:-1], species).double()], -1)
-        for term, rows in columns.items()
-    }
-    atoms = (batch.structure, batch.species.long())
-    counts = found["energy"][:, -species:]
-    counts.index_put_(atoms, counts.new_ones(()), accumulate=True)
-    return found
 
 
 def ridge_solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:

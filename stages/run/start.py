@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers
+from torch import Tensor
 
 from mtp.data import Dataset
 from mtp.errors import InvalidInput
-from mtp.geometry import Geometry
-from mtp.initialise import initialise
-from mtp.model_file import load_model
-from mtp.potential import HeadSpec, Potential, PotentialSpec, per_structure
+from mtp.geometry import Batch, Geometry
+from mtp.initialise import start_descriptor, start_head
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec, per_structure
 from mtp.structure import Structure
-from stages.evaluate import check_elements
+from mtp.terms import PREDICTED
 from stages.objective import Objective
 from stages.optimisers.least_squares import LeastSquares
 from stages.plan import HeadPlan, Plan, Schedule, Stage, TaskStage
 from stages.run.checkpoint import Checkpoint
+from stages.run.loading import adjust_shifts, load_start, tell
 from stages.tasks import Draw, TaskData
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
@@ -29,21 +30,46 @@ FIT_RIDGE = 1e-6
 
 def build_potential(
     plan: Plan, datasets: dict[str, Dataset], device: torch.device, saved: Checkpoint | None
-) -> Potential:
-    """The potential to train: from a file or from scratch, or as the checkpoint has it."""
-    if plan.model.reload_model is not None:
-        potential = _reloaded(plan, datasets)
-    else:
-        potential = Potential(_spec(plan, datasets))
-        if saved is None:
-            _start(plan, datasets, potential)
-    potential = potential.cast(getattr(torch, plan.run.dtype))
+) -> tuple[Potential, dict[str, Tensor]]:
+    """The potential to train: from a file or from scratch, or as the checkpoint has it.
+
+    Returns also the parameters that come from a model file, by name: where `pull` draws to.
+    """
+    potential, inherited = starting_point(plan, datasets, started=saved is None)
+    potential = potential.cast(getattr(torch, plan.run.dtype)).to(device)
+    named = dict(potential.named_parameters())
+    origin = {name: named[name].detach().clone() for name in inherited}
     if saved is not None:
         potential.load_state_dict(saved.model)
-    return potential.to(device)
+    return potential, origin
 
 
-def _spec(plan: Plan, datasets: dict[str, Dataset]) -> PotentialSpec:
+def starting_point(
+    plan: Plan, datasets: dict[str, Dataset], started: bool = True
+) -> tuple[Potential, list[str]]:
+    """The potential before the first step, in float64, and its parameters from a model file.
+
+    started: with all parameters; for a run that goes on those from a file are enough.
+    """
+    generator = torch.Generator().manual_seed(plan.run.seed)
+    heads = {head.name: _head(head) for head in plan.model.heads}
+    if plan.model.pretrained_model is None and plan.model.reload_model is None:
+        potential = Potential(_spec(plan, datasets, tuple(heads.values())))
+        if started:
+            sample = _batch(potential, _sample_of_all(datasets, generator))
+            start_descriptor(potential, sample, generator)
+            _start_heads(potential, datasets, set(heads), generator)
+        return potential, []
+    potential, source, origin = load_start(plan, datasets, heads)
+    if started:
+        _start_heads(potential, datasets, heads.keys() - origin.keys(), generator)
+        tell(source, potential, _decisions(plan, datasets, potential, origin))
+    new = tuple(f"heads.{name}." for name in heads.keys() - origin.keys())
+    names = [name for name, _ in potential.named_parameters()]
+    return potential, [n for n in names if not n.startswith(new) and not n.endswith(".shifts")]
+
+
+def _spec(plan: Plan, datasets: dict[str, Dataset], heads: tuple[HeadSpec, ...]) -> PotentialSpec:
     """Species and shortest distance come from the data, the rest from the plan."""
     model = plan.model
     found = [d.scan["min_dist"] for d in datasets.values() if d.scan["min_dist"] is not None]
@@ -60,7 +86,8 @@ def _spec(plan: Plan, datasets: dict[str, Dataset]) -> PotentialSpec:
         moment_init_cost=model.moment_init_cost,
         moment_mu_cost=model.moment_mu_cost,
         moment_nu_cost=model.moment_nu_cost,
-        heads=tuple(_head(head) for head in model.heads),
+        heads=heads,
+        embedding=None if model.embedding is None else EmbeddingSpec(**asdict(model.embedding)),
     )
 
 
@@ -70,33 +97,70 @@ def _head(plan: HeadPlan) -> HeadSpec:
     return HeadSpec(**given, species=tuple(atomic_numbers[s] for s in plan.species))
 
 
-def _reloaded(plan: Plan, datasets: dict[str, Dataset]) -> Potential:
-    potential = load_model(plan.model.reload_model)
-    missing = [task for task in plan.data if task not in potential.spec.head_names]
-    if missing:
-        raise InvalidInput(
-            f"reload_model: {plan.model.reload_model} has the heads "
-            f"{', '.join(potential.spec.head_names)}, not {', '.join(missing)}"
-        )
-    for dataset in datasets.values():
-        check_elements(potential, [*dataset.train, *dataset.valid, *dataset.test])
-    return potential
+def _decisions(
+    plan: Plan, datasets: dict[str, Dataset], potential: Potential, origin: dict[str, str]
+) -> list[tuple[str, str, str]]:
+    """Adjust the shifts of inherited heads; one row for every head of what it starts from."""
+    rows = []
+    for head in plan.model.heads:
+        if head.name not in origin:
+            rows.append((head.name, "new", "shifts fitted to the data"))
+            continue
+        shifts = "shifts kept"
+        goes_on = plan.model.reload_model is not None and origin[head.name] == head.name
+        wanted = not (goes_on and head.source is None) if head.adjust is None else head.adjust
+        if wanted and head.name in datasets:
+            moved = adjust_shifts(potential, head.name, datasets[head.name])
+            shifts = f"shifts adjusted, by at most {moved:.4g}"
+        rows.append((head.name, f"head {origin[head.name]}", shifts))
+    return rows
 
 
-def _start(plan: Plan, datasets: dict[str, Dataset], potential: Potential) -> None:
-    """Random coefficients, scales from a sample of the training frames, shifts from the data."""
-    generator = torch.Generator().manual_seed(plan.run.seed)
-    spec = potential.spec
-    for task, dataset in datasets.items():
-        shifts = dict(zip(dataset.shifts.species, dataset.shifts.values, strict=True))
-        with torch.no_grad():
-            values = [shifts.get(number, 0.0) for number in spec.species]
-            potential.heads[task].shifts.copy_(torch.tensor(values, dtype=torch.float64))
+def _start_heads(
+    potential: Potential, datasets: dict[str, Dataset], new: set[str], generator: torch.Generator
+) -> None:
+    """Start new heads: scales from a sample of the training frames, shifts from the data.
+
+    The first weights of their last layers are solved for.
+    """
+    if not new:
+        return
+    old = [head for name, head in potential.heads.items() if name not in new]
+    keep = _layers_of(old)
+    b = potential.invariants(_batch(potential, _sample_of_all(datasets, generator)))
+    for name, dataset in datasets.items():
+        if name not in new:
+            continue
+        _set_shifts(potential, name, dataset)
+        sample = _sample(dataset.train, START_ATOMS, generator)
+        start_head(potential, name, b, _batch(potential, sample, name), generator, keep)
+        keep |= set(potential.heads[name].modules())
+    for name, dataset in datasets.items():
+        if name in new and potential.heads[name].last not in _layers_of(old):
+            _fit_linear(potential, name, _sample(dataset.train, FIT_ATOMS, generator))
+
+
+def _layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:
+    return {module for head in heads for module in head.modules()}
+
+
+@torch.no_grad()
+def _set_shifts(potential: Potential, name: str, dataset: Dataset) -> None:
+    shifts = dict(zip(dataset.shifts.species, dataset.shifts.values, strict=True))
+    values = [shifts.get(number, 0.0) for number in potential.spec.species]
+    potential.heads[name].shifts.copy_(torch.tensor(values, dtype=torch.float64))
+
+
+def _sample_of_all(datasets: dict[str, Dataset], generator: torch.Generator) -> list[Structure]:
     frames = [frame for dataset in datasets.values() for frame in dataset.train]
-    sample = _sample(frames, START_ATOMS, generator)
-    initialise(potential, Geometry(sample, spec.species, spec.cutoff).batch(), generator)
-    for task, dataset in datasets.items():
-        _fit_linear(potential, task, _sample(dataset.train, FIT_ATOMS, generator))
+    return _sample(frames, START_ATOMS, generator)
+
+
+def _batch(potential: Potential, frames: list[Structure], head: str | None = None) -> Batch:
+    """All frames, with the labels of a head."""
+    spec = potential.spec
+    terms = () if head is None else PREDICTED[spec.head(head).kind]
+    return Geometry(frames, spec.species, spec.cutoff, terms=terms).batch()
 
 
 def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtp.data import DataError, Dataset, fingerprint, prepare
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
 from mtp.kernels.choose import device_for, kernel_name
-from mtp.model_file import load_model
+from mtp.model_file import describe, load_model
 from mtp.potential import Potential
 from mtp.short_names import short_names
 from mtp.terms import PREDICTED
+from pretrained.registry import sha256, verified
 from stages.calibration import calibrated_stage
 from stages.evaluate import predict_structures
 from stages.metrics import metrics
@@ -32,6 +34,7 @@ from stages.run.environment import environment
 from stages.run.folder import Keeper, RunFolder
 from stages.run.interrupt import Interrupt, interruptible
 from stages.run.start import build_potential
+from stages.run.verdict import worse_than_start
 from stages.say import say, warn
 from stages.stress_order import permuted_stress
 from stages.tasks import Sampler, TaskData
@@ -59,7 +62,7 @@ def train(
         if saved.finished:
             say(f"{folder.path}: this run is finished")
             return json.loads(folder.metrics.read_text())
-    potential = build_potential(plan, datasets, where, saved)
+    potential, origin = build_potential(plan, datasets, where, saved)
     data = build_geometry(plan, datasets, potential, where)
     terms = switched_off(plan, data)
     say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {torch.get_num_threads()} threads")
@@ -67,7 +70,7 @@ def train(
         begin(folder, plan, datasets)
     folder.write_json(folder.environment, environment(str(where)))
     with interruptible() as interrupt:
-        run_stages(folder, plan, terms, potential, data, identity, saved, interrupt)
+        run_stages(folder, plan, terms, potential, origin, data, identity, saved, interrupt)
     return finish(folder, plan, datasets, where)
 
 
@@ -97,6 +100,9 @@ def fingerprints(plan: Plan, datasets: dict[str, Dataset]) -> dict[str, str]:
             for source in sorted({frame.source for frame in frames}):
                 mine = [frame for frame in frames if frame.source == source]
                 found[f"{names[source]} ({name} frames of {task})"] = fingerprint(mine)
+    if plan.model.pretrained_model is not None:
+        name = plan.model.pretrained_model
+        found[f"{name} (pretrained_model)"] = sha256(verified(name))
     if plan.model.reload_model is not None:
         path = Path(plan.model.reload_model)
         if not path.is_file():
@@ -198,6 +204,7 @@ def run_stages(
     plan: Plan,
     terms: Plan,
     potential: Potential,
+    origin: dict[str, Tensor],
     data: dict[str, TaskData],
     identity: dict[str, str],
     saved: Checkpoint | None,
@@ -207,7 +214,7 @@ def run_stages(
     provenance = {"plan": _header_plan(plan), "data": identity}
     keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
     run = plan.run
-    setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random")
+    setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random", origin)
     position = Position() if saved is None else saved.position
     with closing(keeper.log):
         for index in range(position.stage, len(plan.stages)):
@@ -261,6 +268,11 @@ def finish(
     write_predictions(folder.predictions, predictions)
     for sets in predictions.values():
         for message in permuted_stress(sets["train"]):
+            warn(message)
+    if plan.model.pretrained_model or plan.model.reload_model:
+        place = describe(folder.best)["provenance"]
+        log = [json.loads(line) for line in folder.log.read_text().splitlines()]
+        for message in worse_than_start(log, place["stage"], place["epoch"]):
             warn(message)
     values = metrics(predictions)
     folder.write_json(folder.metrics, values)
