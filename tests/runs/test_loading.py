@@ -11,8 +11,10 @@ import torch
 
 from mtp.data import write
 from mtp.errors import InvalidInput
-from mtp.model_file import save_model
+from mtp.geometry import Geometry
+from mtp.model_file import load_model, save_model
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
+from stages.cli import main
 from stages.plan import DataFile, DataPlan, HeadPlan, Plan
 from stages.run.loading import origins, read_source
 from stages.run.start import starting_point
@@ -79,8 +81,6 @@ def test_adjusted_shifts_leave_no_mean_error(tmp_path: Path, file: Path) -> None
     plan = plan_from(tmp_path, file, HeadPlan("default", source="low"))
     dataset = read_data(plan, "default")
     potential, _ = starting_point(plan, {"default": dataset})
-    from mtp.geometry import Geometry
-
     frames = [frame for frame in dataset.train if frame.energy is not None]
     batch = Geometry(frames, SPECIES, 4.0).batch()
     error = potential.predict(batch).energy - batch.labels["energy"]
@@ -102,8 +102,6 @@ def test_species_of_a_pretrained_model_are_sliced(
     plan = replace(plan, model=model)
     potential, source = start(plan), read_source(model).potential
     assert potential.spec.species == (13, 29)
-    from mtp.geometry import Geometry
-
     frames = structures(np.random.default_rng(0), 4)
     found, expected = (
         p.predict(Geometry(frames, p.spec.species, 4.0).batch(), "high")
@@ -149,3 +147,15 @@ def test_elements_that_the_model_does_not_know(tmp_path: Path, file: Path) -> No
     data = {"low": DataPlan(files=(DataFile(str(tmp_path / "si.xyz")),))}
     with pytest.raises(InvalidInput, match=r"Si is not in the model \(it knows O Al Cu\)"):
         start(replace(plan, data=data))
+
+
+def test_freeze_takes_one_head_out(tmp_path: Path, file: Path, capsys) -> None:
+    assert main(["freeze", str(file), str(tmp_path / "one"), "--head", "high"]) == 0
+    frozen, whole = load_model(tmp_path / "one"), load_model(file)
+    assert frozen.spec.head_names == ("high",)
+    frames = structures(np.random.default_rng(0), 4)
+    batch = Geometry(frames, SPECIES, 4.0).batch()
+    found, expected = (p.predict(batch, "high") for p in (frozen, whole))
+    assert torch.equal(found.energy, expected.energy)
+    assert main(["freeze", str(file), str(tmp_path / "none")]) == 2
+    assert "--head must be one of low, high; none was given" in capsys.readouterr().err
