@@ -12,7 +12,7 @@ from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.geometry import Batch
 from mtp.heads import EnergyHead, add_to_gradient
 from mtp.kernels import operator
-from mtp.prediction import Prediction, per_structure
+from mtp.prediction import Prediction, per_species, per_structure
 from mtp.terms import PREDICTED
 from mtp.type_embedding import TypeEmbedding
 
@@ -70,7 +70,7 @@ def backward(potential: Potential, batch: Batch, head: str, cotangents: dict[str
     strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
     weight, v = d_energy[batch.structure], d_forces.to(potential.dtype)
     readout, strain = potential.heads[head], strain.to(potential.dtype)
-    by_species = torch.zeros_like(readout.shifts).index_add_(0, batch.species.long(), weight)
+    by_species = per_species(weight, batch, len(readout.shifts))
     add_to_gradient(readout.shifts, by_species)
     c = potential.coefficients_for(potential.table)
     if potential.kernel.reads_out:
@@ -86,6 +86,24 @@ def backward(potential: Potential, batch: Batch, head: str, cotangents: dict[str
     energies = readout(b, batch.species)
     (slope,) = torch.autograd.grad(energies.sum(), b, create_graph=True)
     ((weight * energies).sum() + (slope * b_dot).double().sum()).backward()
+
+
+@torch.no_grad()
+def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
+    """By typical forces, or without forces by the spread of energies per atom."""
+    readout = potential.heads[head]
+    readout.scale.fill_(1.0)
+    predicted = potential.predict(batch, head)
+    labelled = batch.present["forces"][batch.structure]
+    if labelled.any():
+        size = batch.labels["forces"][labelled].square().mean().sqrt()
+        random = predicted.forces.square().mean().sqrt()
+    else:
+        per_atom = batch.labels["energy"] / batch.atoms_per_structure
+        per_atom = per_atom[batch.present["energy"]]
+        size = per_atom.std(unbiased=False) if len(per_atom) else torch.ones(())
+        random = (predicted.energy / batch.atoms_per_structure).std(unbiased=False)
+    readout.scale.fill_(max(float(size), 1e-3) / max(float(random), 1e-12))
 
 
 @torch.no_grad()

@@ -46,8 +46,9 @@ def start_head(
     mean, std = b.double().mean(0), b.double().std(0, unbiased=False)
     size = torch.linalg.norm(b.double(), dim=0) / max(len(b), 1) ** 0.5
     std = torch.where(std > 1e-6 * size, std, torch.where(size > 0, size, torch.ones_like(size)))
-    head.mean.copy_(mean)
-    head.std.copy_(std)
+    if len(head.mean):  # a linear dipole has no invariants
+        head.mean.copy_(mean)
+        head.std.copy_(std)
     for layer in head.layers:
         if layer in keep:
             continue
@@ -60,8 +61,7 @@ def start_head(
     if head.last not in keep:
         _start_layer(head.last.weight, generator)
     head.step.fill_(READOUT_STEP)
-    head.scale.fill_(1.0)
-    head.scale.fill_(_label_size(batch) / _predicted_size(potential, batch, name))
+    potential.fit_scale(batch, name)
 
 
 def _start_layer(weight: Tensor, generator: torch.Generator) -> None:
@@ -82,7 +82,7 @@ def start_descriptor(potential: Potential, batch: Batch, generator: torch.Genera
     size = q.square().mean(0).sqrt() if len(q) else torch.ones(spec.size, dtype=torch.float64)
     neighbours = max(len(rows) / max(batch.n_atoms, 1), 1.0)
     potential.radial_scale.copy_(RADIAL_STEP / size)
-    polynomial = torch.arange(potential.table.n_radial) % spec.size
+    polynomial = torch.arange(potential.radial.shape[2]) % spec.size
     functions = torch.eye(spec.size, dtype=torch.float64)[polynomial]
     noise = NOISE * torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
     if potential.embedding is None:
@@ -92,23 +92,3 @@ def start_descriptor(potential: Potential, batch: Batch, generator: torch.Genera
         start = noise / len(noise)
         start[0, 0] += functions
     potential.radial.copy_(start / (neighbours**0.5 * RADIAL_STEP))
-
-
-def _label_size(batch: Batch) -> float:
-    """Typical force, or without forces the spread of energies per atom."""
-    labelled = batch.present["forces"][batch.structure]
-    if labelled.any():
-        size = batch.labels["forces"][labelled].square().mean().sqrt()
-    else:
-        per_atom = (batch.labels["energy"] / batch.atoms_per_structure)[batch.present["energy"]]
-        size = per_atom.std(unbiased=False) if len(per_atom) else torch.ones(())
-    return max(float(size), 1e-3)
-
-
-def _predicted_size(potential: Potential, batch: Batch, head: str) -> float:
-    predicted = potential.predict(batch, head)
-    if batch.present["forces"].any():
-        size = predicted.forces.double().square().mean().sqrt()
-    else:
-        size = (predicted.energy / batch.atoms_per_structure).std(unbiased=False)
-    return max(float(size), 1e-12)

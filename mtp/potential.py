@@ -243,9 +243,14 @@ class Potential(nn.Module):
         """Term → (rows, components, n) or (S, n): derivatives by the weights of the last layer.
 
         With the shifts removed, the prediction is these rows times ``heads[head].last.weight``,
-        flat. shifts: columns for the head's shifts follow.
+        flat. Terms of atoms that have no label in the batch may be missing.
+        shifts: columns for the head's shifts follow, where it has any.
         """
         return self._kind(head).linear_rows(self, batch, head, shifts)
+
+    def fit_scale(self, batch: Batch, head: str) -> None:
+        """Set the head's scales so that its predictions are as large as the labels of a batch."""
+        self._kind(head).fit_scale(self, batch, head)
 
     def _kind(self, head: str) -> ModuleType:
         return _KINDS[self.spec.head(head).kind]

@@ -83,6 +83,14 @@ class TensorHead(Head):
             found = found.flatten(2)
         return found * (self.scale * self.step) * self.selected[species][:, None, None]
 
+    @torch.no_grad()
+    def measure(self, rows: Tensor, species: Tensor) -> None:
+        """Set ``size``, the root mean square of each covariant's components over the atoms."""
+        chosen = rows[self.selected[species.long()], len(self.mean) :].double()
+        v = chosen.reshape(len(chosen), len(self.size), len(self.unit))
+        size = v.square().mean((0, 2)).sqrt() if len(v) else torch.zeros_like(self.size)
+        self.size.copy_(torch.where(size > 0, size, torch.ones_like(size)))
+
     def shift_rows(self, species: Tensor) -> Tensor:
         """(atoms, components, n_species) derivatives by the shifts; (…, 0) for a dipole."""
         species = species.long()

@@ -71,14 +71,40 @@ def backward(potential: Potential, batch: Batch, head: str, cotangents: dict[str
 
 
 @torch.no_grad()
+def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
+    """Covariants get unit size, then tensors without their shifts the size of the labels."""
+    readout: TensorHead = potential.heads[head]
+    readout.measure(_rows(potential, batch, head), batch.species)
+    readout.scale.fill_(1.0)
+    shares = _shares(potential, batch, head)
+    shifts = torch.zeros_like(shares)
+    if readout.shifts is not None:
+        shifts = readout.shift_rows(batch.species) @ readout.shifts
+    whole, atomic = PREDICTED[potential.spec.head(head).kind]
+    term, predicted, shifts = (
+        (whole, per_structure(shares, batch), per_structure(shifts, batch))
+        if batch.present[whole].any()
+        else (atomic, shares, shifts)
+    )
+    there = batch.present[term] if term == whole else batch.present[term][batch.structure]
+    size, random = (
+        float((values - shifts)[there].square().mean().sqrt()) if there.any() else 1.0
+        for values in (batch.labels[term], predicted)
+    )
+    readout.scale.fill_(max(size, 1e-3) / max(random, 1e-12))
+
+
+@torch.no_grad()
 def linear_rows(potential: Potential, batch: Batch, head: str, shifts: bool) -> dict[str, Tensor]:
-    """The tensor (S, components, n), shares of the atoms (atoms, components, n)."""
+    """The tensor (S, components, n); of labelled atoms also (atoms, components, n)."""
     whole, atomic = PREDICTED[potential.spec.head(head).kind]
     readout: TensorHead = potential.heads[head]
     rows = readout.features(_rows(potential, batch, head), batch.species).double()
     if shifts:
         rows = torch.cat([rows, readout.shift_rows(batch.species)], -1)
-    return {whole: per_structure(rows, batch), atomic: rows}
+    found = {whole: per_structure(rows, batch)}
+    labelled = batch.present[atomic].any() if atomic in batch.present else True
+    return found | ({atomic: rows} if labelled else {})
 
 
 def _shares(potential: Potential, batch: Batch, head: str) -> Tensor:
