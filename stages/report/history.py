@@ -77,6 +77,12 @@ class History:
             [(row.get(part) or {}).get(head, {}).get(name, np.nan) for row in self.rows], float
         )
 
+    def share(self, head: str, of: str) -> np.ndarray:
+        """(rows,) a task's share of "steps" or "gradient"; NaN where no shares were logged."""
+        shares = [row.get("share") for row in self.rows]
+        return np.array([one[head][of] if one and head in one else 0.0 if one else np.nan
+                         for one in shares], float)  # fmt: skip
+
     def coefficients(self, head: str, row: int) -> dict[str, float] | None:
         """Loss coefficients of a head in a row; None where the head was not trained."""
         line = self.rows[row]

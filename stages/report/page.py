@@ -12,6 +12,7 @@ from mtp.atomic_file import write_atomically
 from mtp.terms import PREDICTED
 from stages.evaluate import columns_of, three_digits
 from stages.messages import describe_head
+from stages.metrics import atomic_term
 from stages.metrics import metrics as measure
 from stages.plan import WITH_RATE
 from stages.predictions import Predictions
@@ -19,6 +20,7 @@ from stages.report import figures, tables
 from stages.report.calibration import CalibrationSection, calibration_section
 from stages.report.data import data_section
 from stages.report.record import Run
+from stages.report.tasks import Stack, across_tasks, tasks_section
 from stages.run.environment import versions
 
 
@@ -55,6 +57,9 @@ def _content(run: Run) -> dict[str, Any]:
         "learning_rate": figures.learning_rate(run.history, _without_rate(run)),
         "heads": [_head(run, name) for name in run.heads],
         "several": len(run.heads) > 1,
+        "terms": _terms(run),
+        "tasks": tasks_section(run.plan, run.scan, run.history),
+        "across": _across(run),
         "provenance": _provenance(run),
         "sections": _sections(run),
     }
@@ -85,6 +90,21 @@ def _head(run: Run, name: str) -> dict[str, Any]:
     return content
 
 
+def _terms(run: Run) -> str:
+    """What the losses are made of, in words."""
+    kinds = {head["kind"] for head in (run.plan or {}).get("model", {}).get("heads", ())}
+    terms = [term for kind in PREDICTED if kind in kinds for term in PREDICTED[kind]]
+    words = [tables.LOSS_WORDS[term] for term in terms]
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def _across(run: Run) -> list[Stack]:
+    """Shares of the tasks in the loss around calibration."""
+    if run.plan is None or run.calibration is None or len(run.calibration) < 2:
+        return []
+    return across_tasks(run.plan, run.scan, run.calibration, run.history)
+
+
 def _calibration(run: Run, head: str) -> CalibrationSection | None:
     table = (run.calibration or {}).get(head)
     return calibration_section(table, run.history, head) if table else None
@@ -107,6 +127,7 @@ def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
         "shifted": figures.energies_are_shifted(sets),
         "distributions": figures.distributions(sets),
         "elements": tables.element_table(sets, chosen),
+        "elements_of": figures.QUANTITY.get(term := atomic_term(sets[chosen]), term),
         "files": tables.group_table(sets, "file"),
         "config_types": tables.group_table(sets, "config_type"),
         "worst": {
@@ -214,10 +235,16 @@ def _details(run: Run) -> list[tuple[str, str]]:
 
 def _sections(run: Run) -> list[tuple[str, str]]:
     """(anchor, name) of the sections of the page."""
-    results = [("predictions", "Predictions"), ("worst", "Worst frames")] if run.predictions else []
+    results = []
+    for i, head in enumerate(head for head in run.heads if run.predictions.get(head)):
+        of = f": {head}" if len(run.heads) > 1 else ""
+        results += [(f"predictions{i or ''}", f"Predictions{of}")]
+        results += [(f"worst{i or ''}", "Worst frames")] if not of else []
+    several = run.plan is not None and len(run.plan["data"]) > 1
     return [
         ("errors", "Errors"),
         ("plan", "Plan"),
+        *([("tasks", "Tasks")] if several else []),
         ("data", "Data"),
         ("learning", "Learning"),
         ("calibration", "Calibration"),

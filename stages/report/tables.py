@@ -18,11 +18,20 @@ from stages.metrics import (
     by_file,
     worst_frames,
 )
-from stages.plan import WITH_RATE
+from stages.plan import GROUPS, WITH_RATE
 from stages.predictions import Predictions
 from stages.report.history import History
 
 MOST_ROWS = 40
+LOSS_WORDS = {
+    "energy": "energy per atom (eV)",
+    "forces": "force components (eV/Å)",
+    "stress": "stress components (eV/Å³)",
+    "dipole": "dipole per atom (e·Å)",
+    "atomic_dipole": "dipoles of atoms (e·Å)",
+    "polarizability": "polarizability per atom (Å³)",
+    "atomic_polarizability": "polarizabilities of atoms (Å³)",
+}
 
 
 @dataclass(frozen=True)
@@ -155,9 +164,7 @@ def plan_table(plan: dict[str, Any], history: History) -> Table:
     """One row per stage (and task): what it does, or did where the log has it."""
     several = len(plan["data"]) > 1
     kinds = {head["name"]: head["kind"] for head in plan["model"]["heads"]}
-    terms = [
-        t for t in TERMS if any(t in PREDICTED[kinds.get(head, "energy")] for head in plan["data"])
-    ]
+    terms = PREDICTED[next(iter(kinds.values()), "energy")]
     ran = {span.name: span for span in history.spans}
     rows = []
     for stage in plan["stages"]:
@@ -166,25 +173,27 @@ def plan_table(plan: dict[str, Any], history: History) -> Table:
             if stage["name"] in ran:  # the log knows which terms had no labels
                 found = history.coefficients(head, ran[stage["name"]].start)
                 coefficients = coefficients if found is None else found
+            cells = [_coefficient(coefficients, task, term) for term in terms]
+            if several:  # terms differ from task to task
+                own = PREDICTED[kinds.get(head, "energy")]
+                cells = [_coefficient_words(coefficients, task, own)]
             rows.append(
                 [stage["name"]]
                 + ([head] if several else [])
-                + [_optimiser(stage), _loss(task), stage["epochs"], _lr(stage)]
-                + [
-                    _coefficient(coefficients, term)
-                    if term in PREDICTED[kinds.get(head, "energy")]
-                    else None
-                    for term in terms
-                ]
+                + [_optimiser(stage, several), _loss(task)]
+                + (cells if several else [])
+                + [stage["epochs"], _lr(stage, task)]
+                + ([] if several else cells)
             )
-    head = ["stage", *(["task"] if several else []), "optimiser", "loss", "epochs", "learning rate"]
-    head += [f"c {words(term)}" for term in terms]
-    return Table.of(head, rows, text_columns=4 if several else 3)
+    head = ["stage", *(["task"] if several else []), "optimiser", "loss"]
+    head += [*(["coefficients"] if several else []), "epochs", "learning rate"]
+    head += [] if several else [f"c {words(term)}" for term in terms]
+    return Table.of(head, rows, text_columns=5 if several else 3)
 
 
-def _optimiser(stage: dict[str, Any]) -> str:
+def _optimiser(stage: dict[str, Any], several: bool) -> str:
     parts = [stage["optimizer"]]
-    if set(stage["trainable"]) != {"descriptor", "readout", "shifts"}:
+    if not several and not set(GROUPS) <= set(stage["trainable"]):
         parts.append("moves " + ", ".join(stage["trainable"]))
     for key, name in (("weight_decay", "decay"), ("gradient_clip", "clip"), ("ema", "EMA")):
         if stage.get(key):
@@ -193,11 +202,17 @@ def _optimiser(stage: dict[str, Any]) -> str:
 
 
 def _loss(task: dict[str, Any]) -> str:
-    weighting = task["energy_weighting"]
-    return task["loss"] + ("" if weighting == "per_atom_squared" else f" · energy {weighting}")
+    parts, weighting = [task["loss"]], task["energy_weighting"]
+    if weighting != "per_atom_squared":
+        parts.append(f"energy {weighting}")
+    if task.get("virial"):
+        parts.append("virial")
+    if task["loss"] == "huber" and task.get("huber_delta"):
+        parts.append(", ".join(f"δ {words(t)} {d:g}" for t, d in task["huber_delta"].items()))
+    return " · ".join(parts)
 
 
-def _lr(stage: dict[str, Any]) -> Cell:
+def _lr(stage: dict[str, Any], task: dict[str, Any]) -> Cell:
     if stage["optimizer"] not in WITH_RATE:
         return Cell({"lstsq": "– (exact solve)", "lbfgs": "– (line search)"}[stage["optimizer"]])
     schedule = stage["schedule"]
@@ -206,11 +221,25 @@ def _lr(stage: dict[str, Any]) -> Cell:
         "step": f"×{schedule['gamma']:g} every {schedule['step_size']}",
         "linear_warmup": f"warm-up {schedule['step_size']}, to ×{schedule['min_ratio']:g}",
     }[schedule["kind"]]
-    return Cell(f"{stage['lr']:g}, {text}")
+    lr = stage["lr"] if task.get("lr") is None else task["lr"]
+    return Cell(f"{lr:g}, {text}")
 
 
-def _coefficient(coefficients: dict[str, float] | None, term: str) -> Cell:
+def _coefficient(coefficients: dict[str, float] | None, task: dict[str, Any], term: str) -> Cell:
+    prefactor = (task.get("prefactors") or {}).get(term)
+    if prefactor is not None:
+        return Cell(f"{scientific(prefactor['start'])} → {scientific(prefactor['limit'])}")
     return Cell("from the log" if coefficients is None else scientific(coefficients.get(term, 0.0)))
+
+
+def _coefficient_words(
+    coefficients: dict[str, float] | None, task: dict[str, Any], terms: Sequence[str]
+) -> str:
+    """All coefficients of a task; those that are 0 are left out."""
+    if coefficients is None and not task.get("prefactors"):
+        return "from the log"
+    cells = {words(term): _coefficient(coefficients, task, term).text for term in terms}
+    return ", ".join(f"{term} {text}" for term, text in cells.items() if text != "0") or "all 0"
 
 
 def effect_table(history: History, head: str, part: str) -> Table | None:
