@@ -26,12 +26,12 @@ QUICK = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, tests with the parameter `cuda` that this machine cannot run."""
     missing = pytest.mark.skip(
-        reason="CUDA kernel: no GPU, and no Triton for its interpreter; install mtp-train[test]"
+        reason="CUDA kernel: no GPU, and no Triton for its interpreter; install mtp-train[test-triton]"
     )
     slow = pytest.mark.skip(reason="CUDA kernel without a GPU, interpreted: run with --slow")
     for item in items:
         of_kernel = "cuda" in getattr(getattr(item, "callspec", None), "id", "").split("-")
-        if not (of_kernel or "triton" in item.keywords) or ON_GPU:
+        if not (of_kernel or item.get_closest_marker("triton")) or ON_GPU:
             continue
         if not HAS_TRITON:
             item.add_marker(missing)

@@ -22,6 +22,9 @@ if not ON_GPU:
 class OnDevice:
     """A CudaKernel whose arguments go to the GPU, where there is one, and whose results return."""
 
+    name = "cuda"
+    reads_out = False
+
     def __init__(self, *arguments) -> None:
         if not ON_GPU:
             _patch_once_per_pass()

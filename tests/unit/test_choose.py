@@ -26,7 +26,7 @@ def test_auto_is_the_gpu_only_with_a_kernel_for_it(monkeypatch, there, kernel):
 
 @pytest.mark.parametrize(
     ("there", "kernel", "reason"),
-    [(True, False, "no kernel"), (False, True, "no CUDA device"), (False, False, "no CUDA device")],
+    [(True, False, "Triton"), (False, True, "no CUDA device"), (False, False, "no CUDA device")],
 )
 def test_cuda_that_cannot_be_used_is_refused_in_one_line(monkeypatch, there, kernel, reason):
     gpu(monkeypatch, there, kernel)

@@ -235,13 +235,13 @@ def moments(
         if rank == N:
             zero = constant(tl.zeros((A, K), dtype=d.dtype.element_ty), DUAL)
             acc = ()
-            for k in tl.static_range((N + 1) * (N + 2) // 2):
+            for _k in tl.static_range((N + 1) * (N + 2) // 2):
                 acc = acc + (zero,)
             for slot in range(0, longest, K):
                 rows, mask = rows_of(first, total, slot, K)
                 other = neighbour_species(neighbour, all_species, origin, rows, mask)
-                unit, r, i = geometry(d, d_dot, rows, mask, constants, DUAL)
-                q, slopes = polynomials(r, constants, N_Q)
+                unit, r, _i = geometry(d, d_dot, rows, mask, constants, DUAL)
+                q, _slopes = polynomials(r, constants, N_Q)
                 offset = ((own[:, None] * n_species + other) * n_radial + mu) * N_Q
                 f = radial_function(q, c, c_dot, offset, mask, N_Q, C_DOT)
                 acc = add_moments(acc, f, unit, N)
@@ -294,7 +294,7 @@ def coefficients(
 
     partial: (tensors, n_species, N_Q, atoms). GROUP species are summed in one run over the pairs.
     """
-    at, there, own, first, total, origin = atoms_of(species, start, count, base, n, A)
+    at, there, _own, first, total, origin = atoms_of(species, start, count, base, n, A)
     longest = tl.max(total, axis=0)
     t = tl.program_id(1)
     rank = tl.load(tensors + 3 * t + 1)
@@ -304,13 +304,13 @@ def coefficients(
             slope = load_slopes(g, g_dot, row, at, there, stride, N, DUAL)
             for z in range(0, n_species, GROUP):
                 acc = ()
-                for k in tl.static_range(GROUP * N_Q):
+                for _k in tl.static_range(GROUP * N_Q):
                     acc = acc + (tl.zeros((A, K), dtype=d.dtype.element_ty),)
                 for slot in range(0, longest, K):
                     rows, mask = rows_of(first, total, slot, K)
                     other = neighbour_species(neighbour, all_species, origin, rows, mask) - z
-                    unit, r, i = geometry(d, d_dot, rows, mask, constants, DUAL)
-                    q, slopes = polynomials(r, constants, N_Q)
+                    unit, r, _i = geometry(d, d_dot, rows, mask, constants, DUAL)
+                    q, _slopes = polynomials(r, constants, N_Q)
                     by_radial = projection(slope, unit, N)
                     outer = ()
                     for k in tl.static_range(N_Q):
@@ -362,7 +362,7 @@ def direction(
     start, count, base, neighbour, d, v, strain, d_dot, n, A: tl.constexpr, K: tl.constexpr
 ):
     """ḋ = v_i − v_j + strain_i·d of every pair of A atoms."""
-    at, there, own, first, total, origin = atoms_of(start, start, count, base, n, A)
+    at, there, _own, first, total, origin = atoms_of(start, start, count, base, n, A)
     for slot in range(0, tl.max(total, axis=0), K):
         rows, mask = rows_of(first, total, slot, K)
         j = tl.load(neighbour + rows, mask=mask, other=0) + origin[:, None]
@@ -450,3 +450,21 @@ def by_species(partial, species, out, n, stride, n_species, chunk, B: tl.constex
             total += tl.where(own == z, value, 0.0).to(tl.float64)
         to = (tl.program_id(1) * n_species + z) * tl.num_programs(0) + column
         tl.store(out + to, tl.sum(total, axis=0))
+
+
+@triton.jit
+def by_structure(values, begin, out, n_columns, chunk, B: tl.constexpr):
+    """out (chunks, structures, columns): sums of values (atoms, columns) over each structure.
+
+    Atoms of structure s are begin[s] … begin[s + 1]; a program sums a chunk of them.
+    """
+    s = tl.program_id(0)
+    column = tl.program_id(2)
+    first = tl.load(begin + s) + tl.program_id(1) * chunk
+    last = tl.minimum(tl.load(begin + s + 1), first + chunk)
+    total = tl.zeros((B,), dtype=tl.float64)
+    for at in range(first, last, B):
+        rows = at + tl.arange(0, B)
+        total += tl.load(values + rows * n_columns + column, mask=rows < last, other=0.0)
+    to = (tl.program_id(1) * tl.num_programs(0) + s) * n_columns + column
+    tl.store(out + to, tl.sum(total, axis=0))
