@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from mtp.errors import InvalidInput
 
 if TYPE_CHECKING:
     from mtp.potential import Potential
+    from mtp.structure import Structure
 
 MODEL, MLIP, GRADED = ".safetensors", ".mtp", ".almtp"
 NOT_DATA = (MODEL, MLIP, GRADED)
@@ -21,6 +22,7 @@ def convert(
     type_map: Sequence[str] | None = None,
     head: str | None = None,
     data: Sequence[str | Path] = (),
+    form: str | None = None,
 ) -> str:
     """Convert a file, by the suffixes of both; returns a sentence about what was written.
 
@@ -29,7 +31,8 @@ def convert(
     structures in `data`.
     ``.mtp``, ``.almtp`` → ``.safetensors``: the reverse.
     Data → data: every format that can be read and written (mtp/data).
-    type_map: element symbols of types 0, 1, … of a source without elements.
+    type_map: element symbols of types 0, 1, … of a source without elements.  form: the format of
+    source data that its name does not say (mtp/data/formats).
     Raises InvalidInput for every other pair.
     """
     source, target = Path(source), Path(target)
@@ -44,7 +47,7 @@ def convert(
             f"{source} → {target}: a model goes from {MODEL} to {MLIP} or {GRADED} or back, data "
             "to a data format; change a suffix"
         )
-    return _write_data(source, target, type_map)
+    return _write_data(source, target, type_map, form)
 
 
 def _export_model(source: Path, target: Path, head: str | None, data: Sequence[str | Path]) -> str:
@@ -86,9 +89,27 @@ def _types(potential: Potential) -> str:
     return f"species {', '.join(f'{i} = {chemical_symbols[z]}' for i, z in species)}"
 
 
-def _write_data(source: Path, target: Path, type_map: Sequence[str] | None) -> str:
-    from mtp.data.reading import read, write
+def _write_data(
+    source: Path, target: Path, type_map: Sequence[str] | None, form: str | None
+) -> str:
+    """Frame by frame, so that files may be larger than memory."""
+    from mtp.data.reading import Stream, write
 
-    structures = read(source, type_map=type_map)
-    write(target, structures)
-    return f"{target}: {len(structures)} structures"
+    counted = _Counted(Stream(source, type_map=type_map, form=form))
+    write(target, counted)
+    return f"{target}: {counted.count} structures"
+
+
+class _Counted:
+    """Structures with a bar that counts them, from 0 in every loop."""
+
+    def __init__(self, structures: Iterable[Structure]) -> None:
+        self.structures, self.count = structures, 0
+
+    def __iter__(self) -> Iterator[Structure]:
+        from tqdm import tqdm
+
+        self.count = 0
+        for structure in tqdm(self.structures, unit=" frames", disable=None, leave=False):
+            self.count += 1
+            yield structure

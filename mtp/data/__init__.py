@@ -3,7 +3,7 @@
 from mtp.data.dataset import Dataset, fingerprint, load, prepare, split
 from mtp.data.frame import DataError
 from mtp.data.labels import LabelKeys
-from mtp.data.reading import iread, read, write
+from mtp.data.reading import Stream, iread, read, write
 from mtp.data.scan import Selection, select
 from mtp.data.stress_sign import check_stress
 
@@ -12,6 +12,7 @@ __all__ = [
     "Dataset",
     "LabelKeys",
     "Selection",
+    "Stream",
     "check_stress",
     "fingerprint",
     "iread",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,17 +22,19 @@ def iread(
     *,
     type_map: Sequence[str] | None = None,
     seen: Seen | None = None,
+    form: str | None = None,
 ) -> Iterator[Structure]:
     """Structures of a file one by one, as they are: numbers that are not finite included.
 
-    ``seen`` collects the names met and remarks. DataError for anything that cannot be read.
+    ``seen`` collects the names met and remarks. ``form``: see `format_to_read`. DataError for
+    anything that cannot be read.
     """
     source, path = str(path), Path(path)
     if not path.exists():
         raise DataError(f"{source}: no such file")
     keys, seen = keys or LabelKeys(), seen if seen is not None else Seen()
     try:
-        for index, frame in enumerate(format_to_read(path).read(path, type_map)):
+        for index, frame in enumerate(format_to_read(path, form).read(path, type_map)):
             yield structure(frame, keys, source, index, seen)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: cannot be read: {error}") from None
@@ -59,18 +62,48 @@ def read(
     """
     more = {option.removesuffix("_key"): key for option, key in tensor_keys.items()}
     keys = LabelKeys(energy_key, forces_key, stress_key, config_type_key, weight_key, **more)
-    seen, kept, bad = Seen(), [], []
-    for item in iread(path, keys, type_map=type_map, seen=seen):
-        (kept if is_finite(item) else bad).append(item)
-    if not kept and not bad:
-        raise DataError(f"{path}: there is no structure in it")
-    seen.check(keys, str(path))
-    for line in seen.warnings():
-        warnings.warn(line, stacklevel=2)
-    if bad:
-        where = ", ".join(item.where for item in bad[:5]) + (", …" if len(bad) > 5 else "")
-        warnings.warn(f"left out {len(bad)} frames with NaN or infinity: {where}", stacklevel=2)
-    return kept
+    return list(Stream(path, keys, type_map))
+
+
+class Stream:
+    """The finite structures of a file one by one, read anew by every loop over it.
+
+    For files larger than memory. DataError at the end of a loop that found no structure, or no
+    frame with a key that was given; then also warnings, once.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        keys: LabelKeys | None = None,
+        type_map: Sequence[str] | None = None,
+        form: str | None = None,
+    ) -> None:
+        self.path, self.keys = path, keys or LabelKeys()
+        self._options = {"type_map": type_map, "form": form}
+        self._told = False
+
+    def __iter__(self) -> Iterator[Structure]:
+        seen, bad, empty = Seen(), [], True
+        for item in iread(self.path, self.keys, seen=seen, **self._options):
+            empty = False
+            if is_finite(item):
+                yield item
+            else:
+                bad.append(item.where)
+        if empty:
+            raise DataError(f"{self.path}: there is no structure in it")
+        seen.check(self.keys, str(self.path))
+        if not self._told:
+            self._tell(seen, bad)
+        self._told = True
+
+    def _tell(self, seen: Seen, bad: list[str]) -> None:
+        for line in seen.warnings():
+            warnings.warn(line, stacklevel=4)
+        if bad:
+            where = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
+            warnings.warn(f"left out {len(bad)} frames with NaN or infinity: {where}", stacklevel=4)
 
 
 def is_finite(item: Structure) -> bool:
@@ -83,7 +116,26 @@ def write(path: str | Path, structures: Iterable[Structure]) -> None:
     """Structures with their labels; the format follows the suffix.
 
     ``.xyz``, ``.extxyz`` (also ``.gz``), ``.cfg``, ``.h5``, ``.db``; no suffix: DeePMD folder.
+    They are taken one by one, by .cfg twice. The file is complete or not there at all.
     """
     path = Path(path)
+    form = format_to_write(path)
+    if path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path} is not empty; old labels would mix with new ones, name another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    format_to_write(path).write(path, structures)
+    partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)
+    try:
+        form.write(partial, structures)
+        if partial.is_dir() and path.is_dir():
+            path.rmdir()
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

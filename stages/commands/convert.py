@@ -14,6 +14,11 @@ def add(commands: Any) -> None:
     parser.add_argument("source", metavar="IN")
     parser.add_argument("target", metavar="OUT")
     add_type_map(parser)
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of the data IN: a name of ASE's, or dpdata:NAME (extra dpdata)",
+    )
     parser.add_argument("--head", metavar="NAME", help="which head of several to write as .mtp")
     parser.add_argument(
         "--data",
@@ -28,4 +33,4 @@ def _convert(options: argparse.Namespace) -> None:
     from stages.convert import convert
 
     given = {"type_map": options.type_map, "head": options.head, "data": options.data}
-    print(convert(options.source, options.target, **given))
+    print(convert(options.source, options.target, form=options.format, **given))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import sys
+import weakref
 from dataclasses import replace
 
 import ase.io
@@ -14,7 +16,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from data_systems import crystal, molecule
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mtp.data import DataError, LabelKeys, iread, read, write
+from mtp.data import DataError, LabelKeys, Stream, iread, read, write
+from mtp.data.formats import deepmd
 from mtp.data.labels import tensor
 from mtp.structure import Structure
 from mtp.terms import TERMS
@@ -344,3 +347,79 @@ def test_paths_that_do_not_work(tmp_path, rng) -> None:
         write(tmp_path / "a.cfg", [slab])
     with pytest.raises(DataError, match="three directions or none"):
         write(tmp_path / "folder", [slab])
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_structures_are_taken_one_by_one(tmp_path, rng, name, monkeypatch) -> None:
+    """Files larger than memory: few structures are alive at a time, also where they are read."""
+    monkeypatch.setattr(deepmd, "HELD", 300)  # six or so of these crystals
+    alive, most = weakref.WeakSet(), 0
+    write(tmp_path / "source.xyz", [crystal(rng) for _ in range(30)])
+
+    class Watched(Stream):
+        def __iter__(self):
+            nonlocal most
+            for item in super().__iter__():
+                alive.add(item)
+                most = max(most, len(alive))
+                yield item
+
+    write(tmp_path / name, Watched(tmp_path / "source.xyz"))
+    found = Watched(tmp_path / name)
+    for one, other in zip(found, Stream(tmp_path / "source.xyz"), strict=True):
+        assert_same(one, other, 1e-14)
+    assert most < 15
+
+
+def test_deepmd_in_several_sets(tmp_path, rng, monkeypatch) -> None:
+    """Two systems by turns; every set holds some frames, in their order."""
+    monkeypatch.setattr(deepmd, "HELD", 150)
+    items = [make(rng) for _ in range(6) for make in (crystal, molecule)]
+    write(tmp_path / "a", items)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"0000", "0001"}
+    assert len(list((tmp_path / "a" / "0000").glob("set.*"))) > 1
+    for one, other in zip(read(tmp_path / "a"), items[::2] + items[1::2], strict=True):
+        assert_same(one, other, 1e-14)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_broken_source_leaves_the_target_alone(tmp_path, rng, name) -> None:
+    write(tmp_path / "kept.xyz", [crystal(rng)])
+    before = (tmp_path / "kept.xyz").read_bytes()
+
+    def broken():
+        yield crystal(rng)
+        raise DataError("damaged")
+
+    for target in ("kept.xyz", name):
+        with pytest.raises(DataError, match="damaged"):
+            write(tmp_path / target, broken())
+    assert (tmp_path / "kept.xyz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.xyz"]
+
+
+def test_files_by_dpdata(tmp_path, rng) -> None:
+    """Geometry, labels and the sign of the virial, through dpdata's own reader of DeePMD's."""
+    pytest.importorskip("dpdata", reason="dpdata is not installed (extra: dpdata)")
+    items = [crystal(rng) for _ in range(3)]
+    write(tmp_path / "a", items)
+    for one, other in zip(Stream(tmp_path / "a", form="dpdata:deepmd/npy"), items, strict=True):
+        assert_same(one, other, 1e-6)  # dpdata turns cells and keeps float32
+    with pytest.raises(DataError, match="dpdata cannot read it as no/such"):
+        list(Stream(tmp_path / "a", form="dpdata:no/such"))
+
+
+def test_dpdata_is_an_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "dpdata", None)
+    (tmp_path / "a").write_text("")
+    with pytest.raises(DataError, match=r"needs the package dpdata; pip install .*\[dpdata\]"):
+        list(Stream(tmp_path / "a", form="dpdata:cp2k/output"))
+
+
+def test_format_by_name(tmp_path, rng) -> None:
+    """A file whose name says nothing."""
+    atoms = Atoms("Cu", cell=[2, 3, 4], pbc=True)
+    ase.io.write(tmp_path / "a.in", atoms, format="vasp")
+    assert next(iter(Stream(tmp_path / "a.in", form="vasp"))).numbers.tolist() == [29]
+    with pytest.raises(DataError, match=r"must be dpdata:NAME or a name of ASE's, got 'x:y'"):
+        list(Stream(tmp_path / "a.in", form="x:y"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from mtp.data.formats import ase_files, deepmd, lightpfp, mlip_cfg, xyz
+from mtp.data.formats import ase_files, deepmd, dpdata_files, lightpfp, mlip_cfg, xyz
 from mtp.data.formats.text import suffix_of
 from mtp.data.frame import DataError, Frame
 from mtp.structure import Structure
@@ -35,8 +36,18 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-def format_to_read(path: Path) -> Format:
-    """The format of an existing file or folder; anything unknown is left to ASE."""
+def format_to_read(path: Path, name: str | None = None) -> Format:
+    """The format of an existing file or folder; anything unknown is left to ASE.
+
+    name: what it is, where suffix and content do not say: ``dpdata:FORMAT`` of the package dpdata,
+    or a format of ASE.
+    """
+    if name is not None:
+        library, _, form = name.rpartition(":")
+        if library not in ("", "ase", "dpdata") or not form:
+            raise DataError(f"{path}: format must be dpdata:NAME or a name of ASE's, got {name!r}")
+        reader = dpdata_files.read if library == "dpdata" else ase_files.read
+        return Format(name, partial(reader, form=form), None)
     if path.is_dir():
         return FORMATS["deepmd"]
     name = SUFFIXES.get(suffix_of(path), "ase")

@@ -18,9 +18,11 @@ RESULTS = ("energy", "forces", "stress", "dipole")
 """Labels that ASE knows as results of a calculation; others stand in the atoms' info."""
 
 
-def read(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:
+def read(
+    path: Path, type_map: Sequence[str] | None = None, form: str | None = None
+) -> Iterator[Frame]:
     """Frames of a file that ``ase.io`` knows; DataError with ASE's own words otherwise."""
-    return _frames(path, ase.io.iread(str(path), ":"))
+    return _frames(path, ase.io.iread(str(path), ":", format=form))
 
 
 def read_database(path: Path, type_map: Sequence[str] | None = None) -> Iterator[Frame]:

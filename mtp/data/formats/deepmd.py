@@ -6,7 +6,6 @@ the atoms in atomic_dipole.npy, atomic_polarizability.npy, whose rows may be of 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -78,24 +77,24 @@ def _set(
     for i in range(frames):
         kinds = types if mixed is None else mixed[i]
         info = {"config_type": folder.parent.name}
-        info |= {} if energy is None else {"energy": energy[i, 0]}
-        info |= {} if virial is None else {"virial": virial[i]}
+        info |= {} if energy is None else {"energy": float(energy[i, 0])}
+        info |= {} if virial is None else {"virial": _floats(virial[i])}
         yield Frame(
             numbers=numbers_of_types(kinds, type_map, str(folder), HOW),
-            positions=coord[i].reshape(-1, 3),
-            cell=box[i].reshape(3, 3) if periodic else np.zeros((3, 3)),
+            positions=_floats(coord[i]).reshape(-1, 3),
+            cell=_floats(box[i]).reshape(3, 3) if periodic else np.zeros((3, 3)),
             pbc=np.full(3, periodic),
-            info=info | {name: values[i] for name, values in of_frame.items()},
-            arrays=({} if force is None else {"forces": force[i].reshape(-1, 3)})
-            | {name: values[i] for name, values in of_atoms.items()},
+            info=info | {name: _floats(values[i]) for name, values in of_frame.items()},
+            arrays=({} if force is None else {"forces": _floats(force[i]).reshape(-1, 3)})
+            | {name: _floats(values[i]) for name, values in of_atoms.items()},
         )
 
 
 def _load(file: Path, width: int, frames: int | None = None) -> np.ndarray | None:
-    """(frames, width) in float64, or None where the file is absent."""
+    """(frames, width), left in the file until a row is used, or None where it is absent."""
     if not file.exists():
         return None
-    array = np.load(file).astype(float)
+    array = np.load(file, mmap_mode="r")
     rows = array.shape[0] if array.ndim else 1
     if array.size != rows * width or frames not in (None, rows):
         expected = f"({'frames' if frames is None else frames}, {width})"
@@ -104,10 +103,10 @@ def _load(file: Path, width: int, frames: int | None = None) -> np.ndarray | Non
 
 
 def _load_atomic(file: Path, width: int, frames: int) -> np.ndarray | None:
-    """(frames, rows, width) in float64, or None where the file is absent."""
+    """(frames, rows, width), left in the file until used, or None where it is absent."""
     if not file.exists():
         return None
-    array = np.load(file).astype(float)
+    array = np.load(file, mmap_mode="r")
     if array.shape[:1] != (frames,) or array.size % (frames * width):
         raise DataError(
             f"{file}: expected shape ({frames}, {width} numbers per atom), got {array.shape}"
@@ -115,15 +114,20 @@ def _load_atomic(file: Path, width: int, frames: int) -> np.ndarray | None:
     return array.reshape(frames, -1, width)
 
 
+def _floats(row: np.ndarray) -> np.ndarray:
+    return np.array(row, dtype=float)
+
+
+HELD = 4_000_000  # numbers kept in memory before some are written as a set
+
+
 def write(path: Path, structures: Iterable[Structure]) -> None:
-    """One system per list of elements, periodicity and set of labels.
+    """One system per list of elements, periodicity and set of labels, in sets of some frames.
 
     A single system is written into ``path`` itself, several into ``path/0000``, ``path/0001``, …
     """
-    if path.is_dir() and any(path.iterdir()):
-        raise DataError(f"{path} is not empty; old labels would mix with new ones, name another")
-    systems: dict[tuple, list[Structure]] = defaultdict(list)
-    species = set()
+    systems: dict[tuple, _System] = {}
+    path.mkdir(exist_ok=True)
     for item in structures:
         if item.pbc.any() and not item.pbc.all():
             raise DataError(
@@ -131,24 +135,56 @@ def write(path: Path, structures: Iterable[Structure]) -> None:
                 f"got pbc {item.pbc.tolist()}"
             )
         labels = tuple(getattr(item, term) is None for term in TERMS)
-        systems[item.numbers.tobytes(), bool(item.pbc.all()), labels].append(item)
-        species |= {int(number) for number in item.numbers}
-    for i, items in enumerate(systems.values()):
-        folder = path if len(systems) == 1 else path / f"{i:04d}"
-        _write_system(folder, items, sorted(species))
+        key = item.numbers.tobytes(), bool(item.pbc.all()), labels
+        if key not in systems:
+            systems[key] = _System(path / f"{len(systems):04d}", item.numbers)
+        systems[key].add(item)
+        while sum(system.held for system in systems.values()) > HELD:
+            max(systems.values(), key=lambda system: system.held).flush()
+    species = sorted({int(number) for one in systems.values() for number in one.numbers})
+    for system in systems.values():
+        system.close(species)
+    if len(systems) == 1:
+        for file in system.folder.iterdir():
+            file.rename(path / file.name)
+        system.folder.rmdir()
 
 
-def _write_system(folder: Path, items: list[Structure], species: list[int]) -> None:
-    first, target = items[0], folder / "set.000"
+class _System:
+    """Frames of one system on their way into a folder."""
+
+    def __init__(self, folder: Path, numbers: np.ndarray) -> None:
+        self.folder, self.numbers = folder, numbers
+        self.items: list[Structure] = []
+        self.held = self.sets = 0
+
+    def add(self, item: Structure) -> None:
+        self.items.append(item)
+        self.held += sum(np.size(getattr(item, term)) for term in ("positions", *TERMS))
+
+    def flush(self) -> None:
+        """Write the frames at hand as a set."""
+        _write_set(self.folder / f"set.{self.sets:03d}", self.items)
+        self.items, self.held, self.sets = [], 0, self.sets + 1
+
+    def close(self, species: list[int]) -> None:
+        """Write the rest, and what is the same for all frames."""
+        if self.items:
+            self.flush()
+        types = [species.index(int(number)) for number in self.numbers]
+        text = {"type.raw": map(str, types), "type_map.raw": symbols(species)}
+        for name, lines in text.items():
+            (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_set(target: Path, items: list[Structure]) -> None:
+    first = items[0]
     target.mkdir(parents=True, exist_ok=True)
-    types = [species.index(int(number)) for number in first.numbers]
-    (folder / "type.raw").write_text("\n".join(map(str, types)) + "\n", encoding="utf-8")
-    (folder / "type_map.raw").write_text("\n".join(symbols(species)) + "\n", encoding="utf-8")
     np.save(target / "coord.npy", [item.positions.ravel() for item in items])
     if first.pbc.all():
         np.save(target / "box.npy", [item.cell.ravel() for item in items])
     else:
-        (folder / "nopbc").touch()
+        (target.parent / "nopbc").touch()
     if first.energy is not None:
         np.save(target / "energy.npy", [item.energy for item in items])
     if first.forces is not None:

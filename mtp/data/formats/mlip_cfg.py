@@ -128,7 +128,8 @@ def _triple(data: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 def write(path: Path, structures: Iterable[Structure]) -> None:
     """Types 0…n-1 in ascending atomic number of all structures, named in a Feature."""
-    structures = list(structures)
+    if isinstance(structures, Iterator):  # it can be gone through only once
+        structures = list(structures)
     species = sorted({int(number) for item in structures for number in item.numbers})
     with open_text(path, "w") as file:
         for item in structures:
