@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import atomic_numbers
 from torch import Tensor
 
 from mtp.data import DataError, Dataset, fingerprint, prepare
@@ -26,7 +27,7 @@ from stages.calibration import calibrated_stage
 from stages.evaluate import predict_structures
 from stages.metrics import metrics
 from stages.objective import NotFinite
-from stages.plan import WITH_RATE, Plan, Stage
+from stages.plan import WITH_RATE, HeadPlan, Plan, Stage
 from stages.predictions import write_predictions
 from stages.report.page import write_report
 from stages.run.checkpoint import Checkpoint, Position
@@ -77,8 +78,16 @@ def train(
 def read_data(plan: Plan, task: str) -> Dataset:
     """Structures of a task, split."""
     data = plan.data[task]
+    head = next((head for head in plan.model.heads if head.name == task), HeadPlan())
     try:
-        dataset = prepare(data, seed=plan.run.seed, cutoff=plan.model.rc, type_map=data.type_map)
+        dataset = prepare(
+            data,
+            seed=plan.run.seed,
+            cutoff=plan.model.rc,
+            type_map=data.type_map,
+            kind=head.kind,
+            selected=[atomic_numbers[symbol] for symbol in head.species],
+        )
     except DataError as error:
         raise InvalidInput(str(error)) from error
     if plan.run.strict and dataset.scan["warnings"]:
