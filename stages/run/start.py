@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 
-import numpy as np
 import torch
 from ase.data import atomic_numbers
 from torch import Tensor
@@ -13,18 +12,21 @@ from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Geometry
 from mtp.initialise import start_descriptor, start_head
-from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec, per_structure
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from mtp.terms import PREDICTED
-from stages.objective import Objective
+from stages.loss import Errors, Sums
+from stages.objective import Objective, add
 from stages.optimisers.least_squares import LeastSquares
 from stages.plan import HeadPlan, Plan, Schedule, Stage, TaskStage
 from stages.run.checkpoint import Checkpoint
 from stages.run.loading import adjust_shifts, load_start, tell
-from stages.tasks import Draw, TaskData
+from stages.tasks import Draw, TaskData, chunks
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
-FIT_ATOMS = 1024  # its first linear weights are solved for on about so many
+FIT_ATOMS = {"energy": 1024, "dipole": 16384, "polarizability": 16384}
+"""Its first linear weights are solved for on about so many; a tensor is one label per structure."""
+FIT_BLOCK = 2048  # atoms whose derivatives are in memory at once
 FIT_RIDGE = 1e-6
 
 
@@ -137,7 +139,8 @@ def _start_heads(
         keep |= set(potential.heads[name].modules())
     for name, dataset in datasets.items():
         if name in new and potential.heads[name].last not in _layers_of(old):
-            _fit_linear(potential, name, _sample(dataset.train, FIT_ATOMS, generator))
+            enough = FIT_ATOMS[potential.spec.head(name).kind]
+            _fit_linear(potential, name, _sample(dataset.train, enough, generator))
 
 
 def _layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:
@@ -148,7 +151,8 @@ def _layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:
 def _set_shifts(potential: Potential, name: str, dataset: Dataset) -> None:
     shifts = dict(zip(dataset.shifts.species, dataset.shifts.values, strict=True))
     values = [shifts.get(number, 0.0) for number in potential.spec.species]
-    potential.heads[name].shifts.copy_(torch.tensor(values, dtype=torch.float64))
+    if potential.heads[name].shifts is not None:
+        potential.heads[name].shifts.copy_(torch.tensor(values, dtype=torch.float64))
 
 
 def _sample_of_all(datasets: dict[str, Dataset], generator: torch.Generator) -> list[Structure]:
@@ -168,17 +172,19 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
 
     Each term counts in units of its own spread, so that no loss coefficient is needed.
     """
-    geometry = Geometry(frames, potential.spec.species, potential.spec.cutoff)
-    data = TaskData.of(geometry, Geometry([], potential.spec.species, potential.spec.cutoff))
-    batch, shifts = geometry.batch(), potential.heads[task].shifts.detach()
-    baseline = per_structure(shifts[batch.species.long()], batch)
-    labels, there = batch.labels, batch.present
-    spread = {
-        "energy": ((labels["energy"] - baseline) / batch.atoms_per_structure)[there["energy"]],
-        "forces": labels["forces"][there["forces"][batch.structure]],
-        "stress": labels["stress"][there["stress"]],
-    }
-    squares = {name: float(x.square().mean()) if len(x) else 0.0 for name, x in spread.items()}
+    spec = potential.spec
+    terms = PREDICTED[spec.head(task).kind]
+    geometry, empty = (Geometry(f, spec.species, spec.cutoff, terms=terms) for f in (frames, []))
+    draws = [Draw(task, indices) for indices in chunks(len(frames), _frames_of(FIT_BLOCK, frames))]
+    with torch.no_grad():
+        potential.heads[task].last.weight.zero_()  # what is left to predict are the shifts
+    sums = {}
+    for draw in draws:
+        batch = geometry.batch(draw.indices)
+        errors = Errors.of(potential.predict(batch, task), batch)
+        add(sums, task, Sums.of(errors, TaskStage("mse", {})))
+    means = sums[task].means()
+    squares = {term: means.get(f"{term}_mse", 0.0) for term in terms}
     weights = {name: 1 / x if x > 0 else 0.0 for name, x in squares.items()}
     if not any(weights.values()):
         return
@@ -192,7 +198,7 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
         tasks={task: TaskStage("mse", weights)},
         ridge=FIT_RIDGE,
     )
-    draws = [Draw(task, np.arange(len(frames)))]
+    data = TaskData.of(geometry, empty, terms)
     objective = Objective(potential, fit, {task: data}, draws, {task: 1.0})
     LeastSquares({}, fit).step(objective, fit.lr)
 
@@ -206,3 +212,8 @@ def _sample(frames: list[Structure], enough: int, generator: torch.Generator) ->
         chosen.append(frames[index])
         atoms += len(frames[index])
     return chosen
+
+
+def _frames_of(atoms: int, frames: list[Structure]) -> int:
+    """How many frames of the largest size have about so many atoms, at least 1."""
+    return max(1, atoms // max(map(len, frames), default=1))
