@@ -153,7 +153,7 @@ def build_grading(potential: Potential, geometry: Geometry) -> Grading:
     atoms, wholes = ([ActiveSet(n) for _ in range(n_species)] for _ in range(2))
     for _ in range(PASSES):
         changed = False
-        for batch, invariants, species in _chunks(potential, geometry):
+        for batch, invariants, species in chunks(potential, geometry):
             rows, structure = grading.rows(invariants, species), batch.structure.cpu().numpy()
             for z in np.unique(species):
                 mine = species == z
@@ -176,7 +176,7 @@ def _moments(
         np.zeros((n_species, n)),
         np.zeros((n_species, n)),
     )
-    for _, invariants, species in _chunks(potential, geometry):
+    for _, invariants, species in chunks(potential, geometry):
         for z in np.unique(species):
             mine = invariants[species == z]
             change = mine.mean(axis=0) - mean[z]  # Chan et al.: parts are joined without rounding
@@ -188,7 +188,7 @@ def _moments(
     return mean, 1 / np.sqrt(np.where(variance > 0, variance, 1.0))
 
 
-def _chunks(
+def chunks(
     potential: Potential, geometry: Geometry
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
     """Structures some thousand atoms at a time, with invariants and species of their atoms."""

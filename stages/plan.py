@@ -197,6 +197,7 @@ class RunPlan:
     batch_size: int = 128
     strict: bool = False  # warnings about the data are errors
     task_draw: Literal["shares", "random"] = "shares"
+    grade: bool = True  # active sets for extrapolation grades in the best model
 
 
 @dataclass(frozen=True)

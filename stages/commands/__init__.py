@@ -3,6 +3,17 @@
 A module imports what its command needs only when the command runs: help comes at once.
 """
 
-from stages.commands import convert, eval, freeze, label, md, models, report, show, train
+from stages.commands import (
+    convert,
+    eval,
+    freeze,
+    grade,
+    label,
+    md,
+    models,
+    report,
+    show,
+    train,
+)
 
-COMMANDS = (train, eval, show, report, convert, freeze, label, models, md)
+COMMANDS = (train, eval, show, report, convert, freeze, label, models, md, grade)

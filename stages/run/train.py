@@ -25,6 +25,7 @@ from mtp.terms import PREDICTED
 from pretrained.registry import sha256, verified
 from stages.calibration import calibrated_stage
 from stages.evaluate import predict_structures
+from stages.grade import add_grading
 from stages.metrics import metrics
 from stages.objective import NotFinite
 from stages.plan import WITH_RATE, HeadPlan, Plan, Stage
@@ -265,6 +266,9 @@ def finish(
     folder: RunFolder, plan: Plan, datasets: dict[str, Dataset], device: torch.device
 ) -> dict[str, Any]:
     """Test the best model, write predictions, metrics and report, and mark the run as finished."""
+    if plan.run.grade:
+        frames = [frame for dataset in datasets.values() for frame in dataset.train]
+        add_grading(folder.best, frames, plan.run.memory)
     best = load_model(folder.best).cast(getattr(torch, plan.run.dtype)).to(device)
     predictions = {
         task: {
