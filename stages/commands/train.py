@@ -56,7 +56,7 @@ def _train(options: argparse.Namespace) -> None:
     for line in plan.warnings:
         print(f"warning: {line}", file=sys.stderr)
     if options.check:
-        from stages.messages import describe_plan
+        from stages.plan_text import describe_plan
 
         print(describe_plan(plan))
         return

@@ -12,7 +12,7 @@ from stages.control.loaded import Loaded
 from stages.control.reader import Reading, beside
 from stages.control.schema import ControlFile
 from stages.control.sections.data import DataConfig, FileEntry
-from stages.control.sections.tasks import RANDOM, Task
+from stages.control.sections.tasks import RANDOM, Readout, Task
 from stages.plan import DataFile, DataPlan, EmbeddingPlan, HeadPlan
 
 KINDS = {"ener": "energy", "dipole": "dipole", "polar": "polarizability"}
@@ -29,11 +29,21 @@ def terms_of(task: Task) -> tuple[str, ...]:
     return PREDICTED[KINDS[task.type]]
 
 
-def source_of(name: str, task: Task, loaded: Loaded | None) -> str | None:
-    """The head of the loaded model that a task starts from, RANDOM, or None: nothing is loaded."""
+def source_of(control: ControlFile, name: str, loaded: Loaded | None) -> str | None:
+    """The head of the loaded model that a task starts from, RANDOM, or None: nothing is loaded.
+
+    It is the one that the task names, that of its own name or, for a single task, the default one
+    (stages/run/loading.py).
+    """
     if loaded is None:
         return None
-    return task.finetune_head or (name if name in loaded.heads else RANDOM)
+    given = control.tasks.named[name].finetune_head
+    if given is not None:
+        return given
+    if name in loaded.heads:
+        return name
+    alone = len(control.tasks.named) == 1
+    return loaded.default if alone and loaded.default is not None else RANDOM
 
 
 def completed(control: ControlFile, loaded: Loaded | None) -> ControlFile:
@@ -41,40 +51,38 @@ def completed(control: ControlFile, loaded: Loaded | None) -> ControlFile:
     words = {kind: word for word, kind in KINDS.items()}
     types = {}
     for name, task in control.tasks.named.items() if loaded else ():
-        found = loaded.heads.get(source_of(name, task, loaded))
+        found = loaded.heads.get(source_of(control, name, loaded))
         if found is not None and "type" not in task.model_fields_set:
             types[name] = task.model_copy(update={"type": words[found["kind"]]})
     return control.model_copy(update={"tasks": control.tasks.model_copy(update=types)})
 
 
-def head_plan(name: str, task: Task, widths: Sequence[int], loaded: Loaded | None) -> HeadPlan:
-    """The head of a task. widths: hidden layers where the file says nothing (nn_dim_list)."""
-    source = source_of(name, task, loaded)
-    found = loaded.heads.get(source) if loaded else None
-    if found is not None:
-        head = from_file(name, found)
-    else:
-        head = HeadPlan(
-            name,
-            KINDS[task.type],
-            tuple(widths),
-            level=None if task.type == "ener" else TENSOR_LEVEL,
-        )
-    if task.readout is not None:
-        head = replace(
-            head,
-            hidden=tuple(task.readout.neuron),
-            activation=task.readout.activation,
-            timestep=task.readout.resnet_dt,
-            embedded=task.readout.embedding,
-        )
-    given = {
-        "shared": None if task.layer_name is None else tuple(task.layer_name),
-        "level": task.level,
-        "species": None if task.sel_type is None else tuple(sorted(task.sel_type)),
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    return replace(head, **given, source=source, adjust=task.adjust_shifts)
+def head_plan(control: ControlFile, name: str, loaded: Loaded | None) -> HeadPlan:
+    """The head of a task: as the loaded file has it, else as the control file says."""
+    task = tasks_of(control)[name]
+    source = source_of(control, name, loaded)
+    if loaded is None or source not in loaded.heads:
+        return replace(new_head(control, name, task), source=source)
+    goes_on = loaded.reloaded and task.finetune_head is None and source == name
+    adjust = not goes_on if task.adjust_shifts is None else task.adjust_shifts
+    return replace(from_file(name, loaded.heads[source]), source=source, adjust=adjust)
+
+
+def new_head(control: ControlFile, name: str, task: Task) -> HeadPlan:
+    """The head that a task asks for, nothing being loaded."""
+    level = None if task.type == "ener" else TENSOR_LEVEL
+    readout = task.readout or Readout(neuron=control.mtp_config.nn_dim_list)
+    return HeadPlan(
+        name,
+        kind=KINDS[task.type],
+        hidden=tuple(readout.neuron),
+        activation=readout.activation,
+        timestep=readout.resnet_dt,
+        shared=tuple(task.layer_name) if any(task.layer_name or ()) else (),
+        level=level if task.level is None else task.level,
+        species=tuple(sorted(task.sel_type or ())),
+        embedded=readout.embedding,
+    )
 
 
 def from_file(name: str, found: dict) -> HeadPlan:
@@ -138,7 +146,7 @@ def data_section(control: ControlFile, name: str) -> DataConfig:
 def inherited_data(control: ControlFile, name: str, loaded: Loaded | None) -> dict | None:
     """The stored DataPlan of a task that goes on from its own head and names no files."""
     task = control.tasks.named.get(name)
-    if loaded is None or task is None or source_of(name, task, loaded) != name:
+    if loaded is None or task is None or source_of(control, name, loaded) != name:
         return None
     return None if task.data and task.data.files else loaded.data.get(name)
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrained.registry import card, names
+from stages.control.defaults import TASK
 from stages.control.reader import Reading, beside
+from stages.plan import HeadPlan
+
+MLIP = (".mtp", ".almtp")
+LINEAR = asdict(HeadPlan(TASK))
+"""The head of an MLIP-3 file."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """The model file that a run starts from.
 
-    heads: name → HeadSpec as plain data, its species as symbols.  data: name → DataPlan as plain
-    data, paths without folders.  embedding: whether there is a type embedding.
+    heads: name → HeadSpec as plain data, its species as symbols.  default: the head for a single
+    task of another name, where there is one.  data: name → DataPlan as plain data, paths without
+    folders.  embedding: whether there is a type embedding.  reloaded: named by reload_model.
     """
 
     path: Path
     heads: dict[str, dict[str, Any]]
+    default: str | None
     data: dict[str, dict[str, Any]]
     embedding: bool
+    reloaded: bool
 
     def find(self, control: Path, file: str) -> str | None:
         """Where a data file is that the model was trained on: beside the control file or model."""
@@ -30,40 +40,41 @@ class Loaded:
         return None
 
 
-def loaded_path(reading: Reading) -> Path | None:
-    """The model file that reload_model or pretrained_model names, if it exists."""
-    control = reading.control
-    reload, name = control.common_config.reload_model, control.mtp_config.pretrained_model
-    if reload:
-        path = beside(reading.path, reload)
-    elif name:
-        from pretrained.registry import card, names
-
-        if name not in names():
-            return None
-        path = card(name).file
-    else:
-        return None
-    return path if path.is_file() else None
-
-
 def load(reading: Reading) -> Loaded | None:
     """What is known of the file; None where no model is loaded.
 
     Raises InvalidInput for a file that is no model.
     """
-    path = loaded_path(reading)
-    if path is None:
+    control, default = reading.control, None
+    reload, name = control.common_config.reload_model, control.mtp_config.pretrained_model
+    if reload:
+        path = beside(reading.path, reload)
+    elif name and name in names():
+        found = card(name)
+        path, default = found.file, found.default_head
+    else:
         return None
-    from ase.data import chemical_symbols
+    if not path.is_file():
+        return None
+    if path.suffix in MLIP:
+        return Loaded(path, {TASK: LINEAR}, TASK, {}, False, True)
+    return _read(path, default, bool(reload))
+
+
+def _read(path: Path, default: str | None, reloaded: bool) -> Loaded:
+    from ase.data import chemical_symbols  # only here: it takes time to load
 
     from mtp.model_file import describe
 
     content = describe(path)
     spec = content["spec"]
     heads = {
-        head["name"]: head | {"species": [chemical_symbols[z] for z in head.get("species", ())]}
+        head["name"]: LINEAR
+        | head
+        | {"species": [chemical_symbols[z] for z in head.get("species", ())]}
         for head in spec["heads"]
     }
+    if default is None and len(heads) == 1:
+        default = next(iter(heads))
     data = content.get("provenance", {}).get("plan", {}).get("data", {})
-    return Loaded(path, heads, data, spec.get("embedding") is not None)
+    return Loaded(path, heads, default, data, spec.get("embedding") is not None, reloaded)

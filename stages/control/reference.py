@@ -15,7 +15,7 @@ from stages.control.sections.data import DataConfig
 from stages.control.sections.keys import Section
 from stages.control.sections.look import sections_of
 from stages.control.sections.loss import StageTaskLoss
-from stages.messages import stage_table
+from stages.plan_text import stage_table
 
 INTRODUCTION = """\
 # The control file
@@ -26,7 +26,7 @@ LightPFP's sections; the others are this program's own. Keys that begin with `_`
 Unknown and duplicate keys, NaN and infinity are refused, all mistakes at once, before any data is
 read; `mtp-train --schema` prints a JSON schema for editors.
 
-Units: Å, eV, eV/Å, eV/Å³. This page is generated from `stages/control/schema.py`
+Units: Å, eV, eV/Å, eV/Å³. This page is generated from `stages/control/sections`
 (`python -m stages.control.reference`).
 """
 

@@ -62,10 +62,7 @@ def _load(reading: Reading) -> tuple[Loaded | None, list[str]]:
 def _model(reading: Reading, loaded: Loaded | None) -> ModelPlan:
     control, reload = reading.control, reading.control.common_config.reload_model
     section = control.mtp_config
-    heads = (
-        head_plan(name, task, section.nn_dim_list, loaded)
-        for name, task in tasks_of(control).items()
-    )
+    heads = (head_plan(control, name, loaded) for name in tasks_of(control))
     return ModelPlan(
         rc=section.rc,
         levmax=section.levmax,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.plan import DataFile, Plan, coefficients
+from stages.plan import DataFile, EmbeddingPlan, HeadPlan, Plan, coefficients
 from stages.run.changes import differences
 from tests.training import stage, task, tiny_plan
 
@@ -66,3 +66,42 @@ def test_paths_of_data_and_what_changes_no_result_are_free(tmp_path: Path) -> No
     plan = tiny_plan(tmp_path)
     other = with_run(with_data(plan, files=(DataFile("data.xyz"),)), memory=1.0)
     assert differences(plain(plan), plain(replace(other, warnings=("x",)))) == []
+
+
+def two_tasks(folder: Path) -> Plan:
+    """A plan with the energy tasks a and b."""
+    plan = tiny_plan(folder)
+    data = {name: plan.data["default"] for name in "ab"}
+    stages = tuple(replace(s, tasks={n: s.tasks["default"] for n in "ab"}) for s in plan.stages)
+    heads = (HeadPlan("a"), HeadPlan("b"))
+    return replace(with_model(plan, heads=heads), data=data, stages=stages)
+
+
+def with_b(plan: Plan, **changes: Any) -> Plan:
+    tasks = plan.stages[0].tasks
+    return with_first(plan, tasks=tasks | {"b": replace(tasks["b"], **changes)})
+
+
+TASKS: dict[str, Callable[[Plan], Plan]] = {
+    'tasks (heads): was ["a", "b"], is now ["a"]': lambda p: with_model(p, heads=p.model.heads[:1]),
+    "tasks.b.readout.neuron": lambda p: with_model(
+        p, heads=(p.model.heads[0], HeadPlan("b", hidden=(3,)))
+    ),
+    "tasks.b.data.valid_fraction": lambda p: replace(
+        p, data=p.data | {"b": replace(p.data["b"], valid_fraction=0.5)}
+    ),
+    "stage_options.task_weight.b of stage1: was null, is now 0.5": lambda p: with_b(p, weight=0.5),
+    "tasks.b.loss or stage_options.task_loss (loss_func) of stage1": lambda p: with_b(p, loss="l1"),
+    "tasks.b.loss or stage_options.task_loss (coefficients.forces) of stage1": lambda p: with_b(
+        p, coefficients=coefficients(1.0, 0.5, 10.0)
+    ),
+    "tasks.type_embedding": lambda p: with_model(p, embedding=EmbeddingPlan()),
+    "run_config.task_draw": lambda p: with_run(p, task_draw="random"),
+}
+
+
+@pytest.mark.parametrize("said", TASKS)
+def test_a_change_of_a_task_has_the_name_of_its_key(tmp_path: Path, said: str) -> None:
+    plan = two_tasks(tmp_path)
+    (line,) = differences(plain(plan), plain(TASKS[said](plan)))
+    assert line.startswith(f"the control file changed: {said}")

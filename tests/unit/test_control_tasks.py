@@ -12,8 +12,8 @@ from mtp.errors import InvalidInput
 from stages.control.defaults import LISTS
 from stages.control.reader import read_control
 from stages.control.resolve import resolve
-from stages.messages import describe_plan
 from stages.plan import EmbeddingPlan, HeadPlan, Plan, Prefactors, coefficients
+from stages.plan_text import describe_plan
 
 TWO = {"energy": {}, "mu": {"type": "dipole"}}
 

@@ -13,8 +13,8 @@ from stages.control.defaults import LISTS, default_stages
 from stages.control.reader import read_control
 from stages.control.resolve import resolve
 from stages.control.sequence import share_epochs
-from stages.messages import describe_plan
 from stages.plan import GROUPS, DataFile, Plan, coefficients
+from stages.plan_text import describe_plan
 
 ROOT = Path(__file__).parents[2]
 LISTS_OF_ONE = {name: values[:1] for name, values in LISTS.items()}

@@ -80,13 +80,15 @@ def _with_rate(context: Context) -> Iterator[Finding]:
 @rule(*STAGE_KEYS)
 def _some_coefficient(context: Context) -> Iterator[Finding]:
     """Every task that takes part in a stage has something to minimise there."""
-    control = context.reading.control
-    for i, stage in planned(context):
-        for name, task in stage.active().items() if control.tasks.named else ():
+    named = context.reading.control.tasks.named
+    found: dict[tuple[str, str], list[str]] = {}
+    for i, stage in planned(context) if named else ():
+        for name, task in stage.active().items():
             if task.coefficients is not None and not any(task.coefficients.values()):
-                message = f"in {stage.name} all coefficients of {name} are 0"
-                advice = f"make one positive, or give {name} the weight 0 there"
-                yield Finding(_place(context, i, name), f"{message}; {advice}")
+                found.setdefault((_place(context, i, name), name), []).append(stage.name)
+    for (where, name), stages in found.items():
+        message = f"in {', '.join(stages)} all coefficients of {name} are 0"
+        yield Finding(where, f"{message}; make one positive, or give it the weight 0 there")
 
 
 def _place(context: Context, i: int, name: str) -> str:
@@ -110,21 +112,20 @@ def _calibration(context: Context) -> Iterator[Finding]:
                 message = "calibration sets coefficients itself"
                 where = f"{OPTIONS}/task_loss/{len(stages) - 1}/{name}/{key}"
                 yield Finding(where, f"{message}; remove it")
-    yield from _logged(*stages[-2:])
+    yield from _logged(context, *stages[-2:])
 
 
-def _logged(before: Stage, calibration: Stage) -> Iterator[Finding]:
+def _logged(context: Context, before: Stage, calibration: Stage) -> Iterator[Finding]:
     """The errors that calibration needs are in the log of the stage before."""
+    options = context.reading.control.stage_options
     for name, task in calibration.active().items():
+        last = before.tasks[name]
         if name not in before.active():
+            where = f"{OPTIONS}/task_weight/{len(options.task_weight or options.task_epochs) - 1}"
             message = f"calibration needs the log of {before.name}, where {name} is idle"
             advice = "give it a weight there, or 0 in calibration"
-            yield Finding(f"{OPTIONS}/task_weight", f"{message}; {advice}")
-        elif task.loss == "huber" and (
-            before.tasks[name].loss != "huber" or before.tasks[name].huber_delta != task.huber_delta
-        ):
-            message = (
-                f"calibration of {name} by huber needs a {before.name} with the same loss and "
-                "huber_delta"
-            )
-            yield Finding(f"{OPTIONS}/task_loss", f"{message}; use mse or l1, or make them equal")
+            yield Finding(f"{where}/{name}", f"{message}; {advice}")
+        elif task.loss == "huber" and (last.loss, last.huber_delta) != ("huber", task.huber_delta):
+            where = f"{OPTIONS}/task_loss/{len(options.task_loss or (None,)) - 1}/{name}"
+            message = f"calibration by huber needs {before.name} with the same loss and huber_delta"
+            yield Finding(where, f"{message}; use mse or l1, or make them equal")

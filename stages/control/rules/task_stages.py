@@ -52,9 +52,9 @@ def _shares(context: Context) -> Iterator[Finding]:
                 message = f"no task takes part, got {json.dumps(entry)}"
                 yield Finding(f"{OPTIONS}/{key}/{i}", f"{message}; make one positive")
     for i, stage in planned(context):
-        if not entry_of(options.task_epochs, i):
+        if i >= len(options.task_epochs or ()) or options.task_epochs[i] is None:
             continue
-        where = f"{OPTIONS}/task_epochs/{min(i, len(options.task_epochs) - 1)}"
+        where = f"{OPTIONS}/task_epochs/{i}"
         if entry_of(options.task_weight, i):
             message = f"{stage.name} has task_weight too"
             yield Finding(where, f"{message}; give one of the two, the other null")

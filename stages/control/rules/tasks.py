@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from stages.control.findings import Context, Finding, meant, rule
-from stages.control.heads import KINDS, from_file, head_plan, source_of
+from stages.control.heads import from_file, head_plan, new_head, source_of
 from stages.control.rules.data import no_element
 from stages.control.sections.tasks import RANDOM, Task
 from stages.plan import GROUPS, HeadPlan
@@ -18,6 +17,7 @@ WORDS = (*GROUPS, RANDOM)
 SHAPE = {
     "type": ("kind",),
     "readout": ("hidden", "activation", "timestep", "embedded"),
+    "layer_name": ("shared",),
     "level": ("level",),
     "sel_type": ("species",),
 }
@@ -109,26 +109,31 @@ def _loaded_heads(context: Context) -> Iterator[Finding]:
 
 
 def _one_head(context: Context, name: str, task: Task) -> Iterator[Finding]:
-    where, loaded = f"/tasks/{name}", context.loaded
-    source = source_of(name, task, loaded)
-    if source != RANDOM and source not in loaded.heads:
+    where, control, loaded = f"/tasks/{name}", context.reading.control, context.loaded
+    source = source_of(control, name, loaded)
+    if source in loaded.heads:
+        yield from _as_loaded(context, name, task, source)
+    elif source != RANDOM:
         message = f"{loaded.path.name} has no head {source!r}"
         known = [*loaded.heads, RANDOM]
         yield Finding(f"{where}/finetune_head", f"{message}; {meant(source, known)}")
-    elif source == RANDOM:
-        if task.adjust_shifts is False:
-            message = "has no effect: shifts of a new head are fitted"
-            yield Finding(f"{where}/adjust_shifts", f"{message}; remove it")
-    else:
-        yield from _as_loaded(context, name, task, source)
+    elif task.finetune_head is None and len(control.tasks.named) == 1:
+        message = f"{loaded.path.name} has the heads {', '.join(loaded.heads)}, not {name!r}"
+        yield Finding(
+            where, f'{message}; say which to start from by finetune_head, or "{RANDOM}" for none'
+        )
+    elif task.adjust_shifts is False:
+        message = "has no effect: shifts of a new head are fitted"
+        yield Finding(f"{where}/adjust_shifts", f"{message}; remove it")
 
 
 def _as_loaded(context: Context, name: str, task: Task, source: str) -> Iterator[Finding]:
-    """A head that starts from a loaded one has its shape."""
+    """What a task says of a head that it takes over is true."""
     kept = from_file(name, context.loaded.heads[source])
-    asked = replace(head_plan(name, task, (), context.loaded), kind=KINDS[task.type])
+    asked = new_head(context.reading.control, name, task)
     for key, fields in SHAPE.items():
-        if any(getattr(asked, field) != getattr(kept, field) for field in fields):
+        given = key in task.model_fields_set and getattr(task, key) is not None
+        if given and any(getattr(asked, field) != getattr(kept, field) for field in fields):
             message = f"is not that of head {source!r} of {context.loaded.path.name}"
             yield Finding(
                 f"/tasks/{name}/{key}",
@@ -141,10 +146,11 @@ def _layers(context: Context) -> Iterator[Finding]:
     """Names of layers: as many as layers, and layers of one name have one shape."""
     control, seen = context.reading.control, {}
     for name, task in control.tasks.named.items():
-        plan = head_plan(name, task, control.mtp_config.nn_dim_list, context.loaded)
+        plan = head_plan(control, name, context.loaded)
         where, layers = f"/tasks/{name}/layer_name", len(plan.hidden) + 1
-        if plan.shared and len(plan.shared) != layers:
-            message = f"must have {layers} names (hidden layers and output), got {len(plan.shared)}"
+        given = plan.shared if task.layer_name is None else task.layer_name
+        if given and len(given) != layers:
+            message = f"must have {layers} names (hidden layers and output), got {len(given)}"
             yield Finding(where, f"{message}; null is a layer of its own")
             continue
         for i, layer in enumerate(plan.shared):

@@ -92,14 +92,14 @@ class Task(Section):
         None,
         f"Head of the loaded model to start from, or `{RANDOM}`: start anew.",
         example="pbe",
-        otherwise=f"the head of the task's name, else {RANDOM}",
+        otherwise=f"the head of the task's name, for a single task the only one, else {RANDOM}",
     )
     adjust_shifts: bool | None = key(
         None,
         "Fit the species shifts of a loaded head to what it leaves over on the task's data. Those "
         "of a new head always are.",
         example=False,
-        otherwise="true, unless reload_model has a head of the task's name",
+        otherwise="false for the head of the task's name of a reload_model, else true",
     )
 
 
