@@ -29,6 +29,7 @@ from stages.grade import add_grading
 from stages.metrics import metrics
 from stages.objective import NotFinite
 from stages.plan import WITH_RATE, HeadPlan, Plan, Stage
+from stages.plan_text import describe_plan
 from stages.predictions import write_predictions
 from stages.report.page import write_report
 from stages.run.checkpoint import Checkpoint, Position
@@ -70,6 +71,8 @@ def train(
     say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {torch.get_num_threads()} threads")
     if saved is None:
         begin(folder, plan, datasets)
+        if len(plan.data) > 1:
+            say(f"\n{describe_plan(plan)}\n")
     folder.write_json(folder.environment, environment(str(where)))
     with interruptible() as interrupt:
         run_stages(folder, plan, terms, potential, origin, data, identity, saved, interrupt)
