@@ -20,7 +20,7 @@ from stages.report import figures, tables
 from stages.report.calibration import CalibrationSection, calibration_section
 from stages.report.data import data_section
 from stages.report.record import Run
-from stages.report.tasks import Stack, across_tasks, tasks_section
+from stages.report.tasks import Stack, across_tasks, colour, tasks_section
 from stages.run.environment import versions
 
 
@@ -78,6 +78,7 @@ def _head(run: Run, name: str) -> dict[str, Any]:
     part = "valid" if any((row.get("valid") or {}).get(name) for row in history.rows) else "train"
     content: dict[str, Any] = {
         "name": name,
+        "colour": colour(run.heads.index(name)),
         "curves": figures.learning_curves(history, name, _best(run)) if history.rows else [],
         "part": part,
         "effect": tables.effect_table(history, name, part),
@@ -210,7 +211,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("cutoff", f"{spec['cutoff']:g} Å"),
         ("level", str(spec["levmax"])),
     ]
-    facts += [(f"head {head['name']}", describe_head(head)) for head in spec["heads"]]
+    colon = ":" if len(spec["heads"]) > 1 else ""
+    facts += [(f"head {head['name']}{colon}", describe_head(head)) for head in spec["heads"]]
     return facts
 
 

@@ -177,6 +177,8 @@ def plan_table(plan: dict[str, Any], history: History) -> Table:
             if several:  # terms differ from task to task
                 own = PREDICTED[kinds.get(head, "energy")]
                 cells = [_coefficient_words(coefficients, task, own)]
+            if task["weight"] == 0:
+                cells = ["idle"]
             rows.append(
                 [stage["name"]]
                 + ([head] if several else [])

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 
 from stages.report.history import History, Span
-from stages.report.tables import Cell, Table
+from stages.report.tables import Cell, Table, words
 
 COLOURS = 6
 """Tasks that have a colour of their own (template.html: k0, k1, …); more begin again."""
+
+
+def colour(task: int) -> str:
+    """The class of the colour of the task at this place."""
+    return f"k{task % COLOURS}"
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,7 @@ class Stack:
         if not np.isfinite(total) or total <= 0:
             return None
         parts = [
-            (task, f"k{i % COLOURS}", 100 * value / total)
-            for i, (task, value) in enumerate(values.items())
+            (task, colour(i), 100 * value / total) for i, (task, value) in enumerate(values.items())
         ]
         return cls(label, parts)
 
@@ -57,12 +61,15 @@ def tasks_section(
         wanted = portions(plan, scan, stage)
         span = spans.get(stage["name"])
         found = {} if span is None else _found(history, span, names, wanted)
-        rows += _rows(stage, names, wanted, found)
+        rows += [
+            [stage["name"], name, moves(plan, stage, name), *_percentages(name, wanted, found)]
+            for name in names
+        ]
         bars = [Stack.of(what, values) for what, values in found.items()]
         stages.append((stage["name"], [bar for bar in bars if bar is not None]))
     head = ["stage", "task", "moves", "share planned", "steps", "gradient", "loss at the end"]
     return TasksSection(
-        [(name, f"k{i % COLOURS}") for i, name in enumerate(names)],
+        [(name, colour(i)) for i, name in enumerate(names)],
         Table.of(head, rows, text_columns=3),
         [(name, bars) for name, bars in stages if bars],
     )
@@ -101,18 +108,11 @@ def _found(
     return measures
 
 
-def _rows(
-    stage: dict[str, Any],
-    names: list[str],
-    wanted: dict[str, float],
-    found: dict[str, dict[str, float]],
-) -> list[list[Any]]:
-    rows = []
-    for name in names:
-        cells = [_percent(wanted, name)]
-        cells += [_percent(found.get(what, {}), name) for what in ("steps", "gradient", "loss")]
-        rows.append([stage["name"], name, moves(stage, name), *cells])
-    return rows
+def _percentages(
+    name: str, wanted: dict[str, float], found: dict[str, dict[str, float]]
+) -> list[Cell]:
+    measured = (found.get(what, {}) for what in ("steps", "gradient", "loss"))
+    return [_percent(values, name) for values in (wanted, *measured)]
 
 
 def _percent(values: dict[str, float], name: str) -> Cell:
@@ -123,10 +123,13 @@ def _percent(values: dict[str, float], name: str) -> Cell:
     return Cell(f"{100 * part:.3g} %", bar=part)
 
 
-def moves(stage: dict[str, Any], task: str) -> str:
-    """The groups that a task's batches move in a stage."""
+def moves(plan: dict[str, Any], stage: dict[str, Any], task: str) -> str:
+    """The groups that a task's batches move in a stage, of those that there are."""
     if task not in stage["tasks"] or stage["tasks"][task]["weight"] == 0:
         return "idle"
+    kinds = {head["name"]: head["kind"] for head in plan["model"]["heads"]}
+    absent = {"shifts"} if kinds.get(task) == "dipole" else set()
+    absent |= {"type_embedding"} if plan["model"].get("embedding") is None else set()
     tasks, found = set(stage["tasks"]), []
     for name in stage["trainable"]:
         head, dot, group = name.partition(".")
@@ -136,7 +139,7 @@ def moves(stage: dict[str, Any], task: str) -> str:
             found.append(group)
         elif not dot and name not in tasks:
             found.append(name)
-    return ", ".join(found) or "nothing"
+    return ", ".join(words(name) for name in found if name not in absent) or "nothing"
 
 
 def across_tasks(
