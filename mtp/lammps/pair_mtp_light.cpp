@@ -68,7 +68,8 @@ struct Kernel {
   decltype(&mtp_model_free) release = nullptr;
   decltype(&mtp_model_cutoff) cutoff = nullptr;
   decltype(&mtp_model_species) species = nullptr;
-  decltype(&mtp_model_compute) compute = nullptr;
+  decltype(&mtp_model_compute_graded) compute = nullptr;
+  decltype(&mtp_model_has_grading) has_grading = nullptr;
   std::string problem;
 
   Kernel() {
@@ -85,7 +86,8 @@ struct Kernel {
     find(library, "mtp_model_free", release);
     find(library, "mtp_model_cutoff", cutoff);
     find(library, "mtp_model_species", species);
-    find(library, "mtp_model_compute", compute);
+    find(library, "mtp_model_compute_graded", compute);
+    find(library, "mtp_model_has_grading", has_grading);
     if (!problem.empty() || abi() != MTP_ABI)
       problem = MTP_LIBRARY ": the kernel is not of the version that this pair style was compiled for";
     else if (std::string(isa()) == "none")
@@ -178,21 +180,36 @@ class PairMTPLight : public Pair {
     energies_.resize(n);
     forces_.resize(3 * n_all);
     if (vflag_atom) virials_.resize(6 * n);
+    if (graded_) grades_.resize(std::max<int64_t>(n, 1));
     double energy, virial_now[6];
     char message[512];
     const int status = kernel().compute(
         model_, single_, comm->nthreads, n, n_all, point_species_.data(), atom->x[0], start_.data(), count_.data(),
         neighbours_.data(), &energy, energies_.data(), forces_.data(), virial_now,
-        vflag_atom ? virials_.data() : nullptr, message, sizeof(message));
+        vflag_atom ? virials_.data() : nullptr, graded_ ? grades_.data() : nullptr, message, sizeof(message));
     if (status) error->one(FLERR, "pair mtp/light: {}", message);
     double* f = atom->f[0];
     for (int64_t i = 0; i < 3 * n_all; i++) f[i] += unit_ * forces_[i];
     tally(virial_now);
   }
 
+  // For `fix pair`: grade is computed at the steps at which it sets this flag.
+  void* extract(const char* name, int& dim) override {
+    dim = 0;
+    return std::string(name) == "grade_flag" ? &graded_ : nullptr;
+  }
+
+  void* extract_peratom(const char* name, int& columns) override {
+    columns = 0;
+    if (std::string(name) != "grade") return nullptr;
+    if (model_ && !kernel().has_grading(model_))
+      error->all(FLERR, "pair mtp/light: the model has no active set to compute grades from; `mtp grade` adds one");
+    return grades_.data();
+  }
+
   double memory_usage() override {
     return Pair::memory_usage() + 8.0 * (start_.capacity() + energies_.capacity() + forces_.capacity()) +
-           8.0 * virials_.capacity() +
+           8.0 * (virials_.capacity() + grades_.capacity()) +
            4.0 * (count_.capacity() + neighbours_.capacity() + point_species_.capacity());
   }
 
@@ -205,6 +222,8 @@ class PairMTPLight : public Pair {
   std::vector<int64_t> start_;     // the neighbour list in one piece, until LAMMPS builds a new one
   std::vector<int32_t> count_, neighbours_, point_species_;
   std::vector<double> energies_, forces_, virials_;
+  int graded_ = 0;  // whether grades are wanted at this step
+  std::vector<double> grades_ = {0};
 
   void allocate() {
     allocated = 1;

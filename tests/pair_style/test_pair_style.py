@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from ase.build import bulk
 from numpy.testing import assert_allclose
 
 from mtp import MTPCalculator
+from mtp.geometry import Geometry
+from mtp.grade import build_grading
 from mtp.mlip_import import load_mtp
 from mtp.model_file import save_model
-from mtp.potential import Potential
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential
+from mtp.structure import Structure
 from tests.pair_style.run_lammps import Output, evaluate, lmp
 from tests.potentials import SMALL, random_potential
 
@@ -95,6 +99,18 @@ def test_other_levels(level: tuple[int, int, int, int], tmp_path: Path) -> None:
     assert_equal(evaluate(tmp_path, atoms, model, ELEMENTS), expected(atoms, model), **EXACT)
 
 
+def test_type_embedding(tmp_path: Path) -> None:
+    """Of the radial coefficients and of a network's biases."""
+    spec = random_potential(SPECIES).spec
+    heads = (HeadSpec("default", hidden=(6,), activation="silu", embedded=True),)
+    potential = Potential(replace(spec, heads=heads, embedding=EmbeddingSpec((4,))))
+    for k, parameter in enumerate(potential.parameters()):
+        generator = torch.Generator().manual_seed(k)
+        torch.nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+    model, atoms = saved(potential, tmp_path), crystal()
+    assert_equal(evaluate(tmp_path, atoms, model, ELEMENTS), expected(atoms, model), **EXACT)
+
+
 def test_float32(tmp_path: Path) -> None:
     """The same numbers as the calculator's in float32, which is not those of float64."""
     model, atoms = saved(random_potential(SPECIES, hidden=(6,)), tmp_path), crystal()
@@ -140,16 +156,9 @@ def test_units_of_kcal(tmp_path: Path) -> None:
 
 
 def test_heads(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    made = random_potential(SPECIES)
-    names = ("pbe", "scan")
-    try:  # heads by name, or by what they are
-        from mtp.potential import HeadSpec
-
-        heads = tuple(HeadSpec(name) for name in names)
-    except ImportError:
-        heads = names
+    """Each head's own energies; a head must be named where there are two."""
+    made, names = random_potential(SPECIES), ("pbe", "scan")
+    heads = tuple(HeadSpec(name) for name in names)
     several = Potential(replace(made.spec, heads=heads))
     several.load_state_dict(several.state_dict() | {"radial": made.radial})
     for k, name in enumerate(names):
@@ -159,6 +168,39 @@ def test_heads(tmp_path: Path) -> None:
     for name in names:
         found = evaluate(tmp_path, atoms, model, ELEMENTS, f"float64 head {name}")
         assert_equal(found, expected(atoms, model, head=name), **EXACT)
+    with pytest.raises(AssertionError, match="must be one of pbe, scan of this potential: it has"):
+        evaluate(tmp_path, atoms, model, ELEMENTS)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_grades(ranks: int, tmp_path: Path) -> None:
+    """`fix pair` shows the grades of the calculator, at the steps at which it asks for them."""
+    potential, atoms = random_potential(SPECIES, (6, 2, 4, 1)), crystal((2, 1, 1))
+    seen = [crystal(seed=seed) for seed in range(1, 6)]
+    frames = [Structure(a.numbers, a.positions, a.cell.array, a.pbc) for a in seen]
+    potential.grading = build_grading(potential, Geometry(frames, SPECIES, potential.spec.cutoff))
+    model = saved(potential, tmp_path)
+    found = evaluate(
+        *(tmp_path, atoms, model, ELEMENTS),
+        after="fix g all pair 1 mtp/light grade 1\n"
+        "compute largest all reduce max f_g\nfix stop all halt 1 c_largest > 1e9 error soft\n"
+        "dump g all custom 1 grades.dump id f_g\ndump_modify g sort id format float %.17g",
+        ranks=ranks,
+    )
+    rows = (tmp_path / "grades.dump").read_text().split("ITEM: ATOMS id f_g\n")[-1]
+    grades = np.array([line.split()[1] for line in rows.splitlines()], float)
+    graded = expected(atoms, model)
+    assert_allclose(grades, graded.calc.get_property("grades", graded), rtol=1e-8)
+    assert_equal(found, graded, **EXACT)
+
+
+def test_grades_of_a_model_without_them(tmp_path: Path) -> None:
+    model = saved(random_potential(SPECIES), tmp_path)
+    with pytest.raises(AssertionError, match="the model has no active set to compute grades from"):
+        evaluate(
+            *(tmp_path, crystal(), model, ELEMENTS),
+            after="fix g all pair 1 mtp/light grade 1",
+        )
 
 
 @pytest.fixture(scope="module")
