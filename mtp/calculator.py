@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from ase.atoms import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
@@ -19,9 +20,13 @@ from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
 from mtp.neighbours import Find, Neighbours, VerletList
 from mtp.potential import Potential
+from mtp.terms import PREDICTED
 
 if TYPE_CHECKING:
     from mtp.kernels.inference import Evaluation, NativeModel
+
+TENSORS = {"dipole": [0, 1, 2], "polarizability": [[0, 5, 4], [5, 1, 3], [4, 3, 2]]}
+"""Where the components of a tensor stand among those that its head predicts."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -29,8 +34,10 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 class MTPCalculator(Calculator):
     """Energy, energies, forces (eV, eV/Å) and stress (eV/Å³, positive = tension) of a potential.
 
-    model: a model file, a .mtp file or a Potential. head: which head of a multi-task model; may be
-    left out where there is one. device: "auto", "cpu" or "cuda". dtype: "float64" or "float32".
+    Also dipole (3,) in e·Å and polarizability (3, 3) in Å³ where the model has heads for them.
+    model: a model file, a .mtp file or a Potential. head: which heads of a multi-task model, one
+    name or several; may be left out where there is one of a kind. device: "auto", "cpu" or "cuda".
+    dtype: "float64" or "float32".
     grade: compute extrapolation grades at every call; without it they are computed when asked for.
     skin: Å; the neighbour list is found again when an atom has moved by half of it, not counting
     what it moves with the cell; a strain of the cell uses up some of the skin.
@@ -48,6 +55,8 @@ class MTPCalculator(Calculator):
         "energies",
         "forces",
         "stress",
+        "dipole",
+        "polarizability",
         "grade",
         "grades",
     ]
@@ -55,7 +64,7 @@ class MTPCalculator(Calculator):
     def __init__(
         self,
         model: str | Path | Potential,
-        head: str | None = None,
+        head: str | Sequence[str] | None = None,
         device: str = "auto",
         dtype: str = "float64",
         skin: float = 0.5,
@@ -68,7 +77,7 @@ class MTPCalculator(Calculator):
         self.device = device_for(device)
         self.dtype = DTYPES[dtype]
         potential = _potential(model)
-        self.head = _head(potential, head)
+        self.heads = _heads(potential, head)
         self.grade = grade
         if grade and potential.grading is None:
             raise InvalidInput("grade: the model has no active sets; `mtp grade` adds them")
@@ -77,15 +86,15 @@ class MTPCalculator(Calculator):
         self._lookup[list(potential.spec.species)] = np.arange(len(potential.spec.species))
         self._numbers = self._species_now = np.zeros(0, np.int32)
         self._native = self._native_model()
-        self.list = VerletList(potential.spec.cutoff, skin, _search(self._native))
+        self.list = VerletList(potential.spec.cutoff, skin, _search(self.device))
 
     def _native_model(self) -> NativeModel | None:
-        """The head in the C++ kernel, where that is the kernel to use."""
-        if kernel_name(self.device) != "cpu":
+        """The energy head in the C++ kernel, where that is the kernel to use."""
+        if kernel_name(self.device) != "cpu" or "energy" not in self.heads:
             return None
         from mtp.kernels.inference import NativeModel
 
-        return NativeModel.of(self.potential, self.head)
+        return NativeModel.of(self.potential, self.heads["energy"])
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: what lives in the C++ kernel and its registry is made again."""
@@ -107,25 +116,49 @@ class MTPCalculator(Calculator):
         system_changes: list[str] = all_changes,
     ) -> None:
         super().calculate(atoms, properties, system_changes)
+        species = self._species(self.atoms.numbers)
+        neighbours = self.list.neighbours(self.atoms)
+        wanted = set(properties or ["energy"])
+        self.results = {}
+        if "energy" in self.heads:
+            self.results = self._energy(species, neighbours, wanted)
+        for kind in wanted & TENSORS.keys():
+            self.results[kind] = self._tensor(kind, species, neighbours)
+
+    def _energy(
+        self, species: np.ndarray, neighbours: Neighbours, wanted: set[str]
+    ) -> dict[str, Any]:
+        """What follows from the energy head."""
         atoms = self.atoms
         volume = abs(np.linalg.det(atoms.cell.array)) if atoms.pbc.all() else 0.0
-        species, neighbours = self._species(atoms.numbers), self.list.neighbours(atoms)
-        asked = self.grade or not {"grade", "grades"}.isdisjoint(properties or ())
+        asked = self.grade or not {"grade", "grades"}.isdisjoint(wanted)
         graded = asked and self.potential.grading is not None
         evaluate = self._predict if self._native is None else self._compute
         found = evaluate(atoms.positions, species, neighbours, graded)
         energy, energies, forces, virial = found.energy, found.energies, found.forces, found.virial
-        self.results = {
+        results = {
             "energy": energy,
             "free_energy": energy,
             "energies": energies,
             "forces": forces,
         }
         if volume > 0:
-            self.results["stress"] = virial / volume
+            results["stress"] = virial / volume
         if found.grades is not None:
-            self.results["grades"] = found.grades
-            self.results["grade"] = float(found.grades.max(initial=0.0))
+            results["grades"] = found.grades
+            results["grade"] = float(found.grades.max(initial=0.0))
+        return results
+
+    def _tensor(self, kind: str, species: np.ndarray, neighbours: Neighbours) -> np.ndarray:
+        """The dipole or polarizability. Raises PropertyNotImplementedError, InvalidInput."""
+        head = self.heads.get(kind)
+        if head is None:
+            raise _no_head(self.potential, kind)
+        batch = self._batch(species, neighbours, neighbours.displacements(self.atoms.positions))
+        values = self.potential.predict(batch, head).values[kind][0].cpu().numpy()
+        if not np.isfinite(values).all():
+            raise InvalidInput(f"the {kind} is not finite: atoms coincide, or the model is damaged")
+        return values[TENSORS[kind]]
 
     def _compute(
         self, positions: np.ndarray, species: np.ndarray, neighbours: Neighbours, graded: bool
@@ -141,7 +174,7 @@ class MTPCalculator(Calculator):
         from mtp.kernels.inference import Evaluation
 
         batch = self._batch(species, neighbours, neighbours.displacements(positions))
-        predicted = self.potential.predict(batch, self.head)
+        predicted = self.potential.predict(batch, self.heads["energy"])
         energy = float(predicted.energy[0])
         if not np.isfinite(energy):
             raise InvalidInput("the energy is not finite: atoms coincide, or the model is damaged")
@@ -192,9 +225,9 @@ class MTPCalculator(Calculator):
         )
 
 
-def _search(native: NativeModel | None) -> Find:
+def _search(device: torch.device) -> Find:
     """How neighbours are found: the C++ kernel's way where it is in use."""
-    if native is None:
+    if kernel_name(device) != "cpu":
         return Neighbours.find
     from mtp.kernels.inference import find_neighbours
 
@@ -211,12 +244,33 @@ def _potential(model: str | Path | Potential) -> Potential:
     return load_mtp(model) if Path(model).suffix in (".mtp", ".almtp") else load_model(model)
 
 
-def _head(potential: Potential, name: str | None) -> str:
-    """The head to use: the only one, or the one that was named."""
+def _heads(potential: Potential, names: str | Sequence[str] | None) -> dict[str, str]:
+    """Kind → the head to use: the one that was named, or the only one of its kind.
+
+    Two energy heads of which none was named are an error; of other kinds only when asked for.
+    """
     known = potential.spec.head_names
-    if name is None and len(known) == 1:
-        return known[0]
-    if name not in known:
-        asked = "it has several and none was named" if name is None else f"it has no {name!r}"
-        raise InvalidInput(f"head must be one of {', '.join(known)} of this potential: {asked}")
-    return name
+    one_of = f"head must be one of {', '.join(known)} of this potential"
+    named = [names] if isinstance(names, str) else list(names or ())
+    found: dict[str, str] = {}
+    for name in named:
+        if name not in known:
+            raise InvalidInput(f"{one_of}: it has no {name!r}")
+        kind = potential.spec.head(name).kind
+        if kind in found:
+            raise InvalidInput(f"head: {found[kind]} and {name} both predict {kind}; name one")
+        found[kind] = name
+    for kind in PREDICTED.keys() - found.keys():
+        mine = [head.name for head in potential.spec.heads if head.kind == kind]
+        if len(mine) == 1:
+            found[kind] = mine[0]
+        elif mine and kind == "energy":
+            raise InvalidInput(f"{one_of}: it has several and none was named")
+    return found
+
+
+def _no_head(potential: Potential, kind: str) -> Exception:
+    mine = [head.name for head in potential.spec.heads if head.kind == kind]
+    if mine:
+        return InvalidInput(f"{kind}: several heads predict it; name one of {', '.join(mine)}")
+    return PropertyNotImplementedError(f"the model has no head that predicts a {kind}")

@@ -1,11 +1,12 @@
 """Model files: a potential as safetensors with a JSON header.
 
-The tensors are the potential's state and its moment table (table.basic, .products, .scalars), so
-that the C++ kernel reads a file without enumerating a basis, and where the file has them the active
-sets for extrapolation grades (grade.mean, .inverse_std, .neighbourhood, .configuration). Everything
-else stands in the header under the one key "mtp": format number, spec, heads, n_moments,
-provenance. Bytes depend on the potential alone: no times, no folders. Reading a file never executes
-anything from it.
+The tensors are the potential's state and its moment tables, so that the C++ kernel reads a file
+without enumerating a basis: table.basic, .products, .scalars of the invariants, and the same under
+tables.NAME of each dipole and polarizability head; where the file has them also the active sets for
+extrapolation grades (grade.mean, .inverse_std, .neighbourhood, .configuration). Everything else
+stands in the header under the one key "mtp": format number, spec, heads, n_moments, head_moments
+(NAME → n_moments), provenance. Bytes depend on the potential alone: no times, no folders. Reading a
+file never executes anything from it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 KEY = "mtp"
 TABLE = "table."
+TABLES = "tables."  # then the name of a tensor head
 EMBEDDED = "embedding.radial"  # radial coefficients between components of the type embedding
 SPECIES_BIAS = ".species_bias"
 GRADE = "grade."
@@ -53,11 +55,11 @@ def save_model(
         "program": "mtp-train",
         "version": mtp.__version__,
         "spec": asdict(potential.spec),
-        "n_moments": potential.table.n_moments,
+        **_moments(potential),
         "provenance": _without_folders(provenance or {}),
     }
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(potential).items()}
-    tensors |= _table(potential)
+    tensors |= _tables(potential)
     if potential.grading is not None:
         tensors |= potential.grading.tensors()
     # One key only: safetensors does not promise an order of several.
@@ -82,7 +84,8 @@ def load_model(path: str | Path) -> Potential:
         spec = TypeAdapter(PotentialSpec).validate_python(header["spec"])
         potential = Potential(spec)
         tensors = load(content)
-        stored = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TABLE)}
+        tables = [name for name in tensors if name.startswith((TABLE, TABLES))]
+        stored = {name: tensors.pop(name) for name in tables}
         size = len(spec.species), len(potential.table.scalars)
         potential.grading = Grading.take(tensors, *size)
         potential.load_state_dict(_state(spec, tensors))
@@ -121,26 +124,42 @@ def _state(spec: PotentialSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     return state
 
 
-def _table(potential: Potential) -> dict[str, Tensor]:
-    """The moment table as int32 tensors, by their names in the file."""
+def _tensor_heads(potential: Potential) -> list[str]:
+    """Heads with a moment table of their own."""
+    return [name for name, table in potential.tables.items() if table is not potential.table]
+
+
+def _moments(potential: Potential) -> dict[str, Any]:
+    """Sizes of the moment tables, as the header has them."""
+    own = {name: potential.tables[name].n_moments for name in _tensor_heads(potential)}
+    found: dict[str, Any] = {"n_moments": potential.table.n_moments}
+    return found | ({"head_moments": own} if own else {})
+
+
+def _tables(potential: Potential) -> dict[str, Tensor]:
+    """The moment tables as int32 tensors, by their names in the file."""
     import torch
 
-    table = potential.table
-    arrays = {"basic": table.basic, "products": table.products, "scalars": table.scalars}
-    # int64 → int32 in numpy would wrap around without a word
-    assert all(abs(array).max(initial=0) < 2**31 for array in arrays.values())
-    return {TABLE + name: torch.from_numpy(array.astype("i4")) for name, array in arrays.items()}
+    tables = {TABLE: potential.table}
+    tables |= {f"{TABLES}{name}.": potential.tables[name] for name in _tensor_heads(potential)}
+    found = {}
+    for prefix, table in tables.items():
+        for name in ("basic", "products", "scalars"):
+            array = getattr(table, name)
+            assert abs(array).max(initial=0) < 2**31  # numpy would wrap around without a word
+            found[prefix + name] = torch.from_numpy(array.astype("i4"))
+    return found
 
 
 def _check_table(
     path: str | Path, header: dict[str, Any], stored: dict[str, Tensor], potential: Potential
 ) -> None:
-    """Weights belong to invariants by their order: the file's basis must be the one made here."""
+    """Weights belong to outputs by their order: the file's tables must be those made here."""
     import torch
 
-    made = _table(potential)
+    made = _tables(potential)
     same = stored.keys() == made.keys() and all(torch.equal(stored[k], made[k]) for k in made)
-    if not same or header.get("n_moments") != potential.table.n_moments:
+    if not same or any(header.get(k) != value for k, value in _moments(potential).items()):
         raise InvalidInput(
             f"{path}: its moment table is not that of mtp-train {mtp.__version__} for the same "
             f"basis; install the version that wrote it ({header.get('version', '?')})"
@@ -162,23 +181,23 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {
             **header,
             "elements": [chemical_symbols[number] for number in spec["species"]],
-            "basis": _basis(tensors, [head["name"] for head in spec["heads"]]),
+            "basis": _basis(tensors),
             "tensors": tensors,
         }
     except (KeyError, IndexError, TypeError) as error:
         raise InvalidInput(f"{path}: damaged model file: {_one_line(error)}") from error
 
 
-def _basis(tensors: dict[str, Any], heads: list[str]) -> dict[str, int]:
+def _basis(tensors: dict[str, Any]) -> dict[str, int]:
     """Sizes of the basis and the number of parameters, from the shapes of the tensors."""
-    fixed = ("radial_scale", ".mean", ".std", ".scale", ".step")
+    fixed = ("radial_scale", ".mean", ".std", ".size", ".scale", ".step")
     return {
-        "invariants": tensors[f"heads.{heads[0]}.mean"]["shape"][0],
+        "invariants": tensors[f"{TABLE}scalars"]["shape"][0],
         "radial_functions": tensors["radial"]["shape"][2],
         "parameters": sum(
             math.prod(entry["shape"])
             for name, entry in tensors.items()
-            if not (name.endswith(fixed) or name.startswith((TABLE, GRADE)))
+            if not (name.endswith(fixed) or name.startswith((TABLE, TABLES, GRADE)))
         ),
     }
 

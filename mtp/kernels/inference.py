@@ -113,7 +113,10 @@ class NativeModel:
         readout = NativeReadout(potential.heads[head].readout())
         c, shifts = (
             np.ascontiguousarray(tensor.detach().numpy(), np.float64)
-            for tensor in (potential.coefficients, potential.heads[head].shifts)
+            for tensor in (
+                potential.coefficients_for(potential.table),
+                potential.heads[head].shifts,
+            )
         )
         pointer = c_void_p()
         arrays = (c.ctypes.data, shifts.ctypes.data, ctypes.byref(pointer))
