@@ -157,6 +157,6 @@ def _thermo(text: str) -> np.ndarray:
     for line in lines:
         if line.startswith("Loop time"):
             break
-        if not line.startswith("WARNING"):
+        if line.split()[0].isdigit():
             rows.append([float(word) for word in line.split()])
     return np.array(rows)

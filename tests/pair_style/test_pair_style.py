@@ -183,15 +183,19 @@ def test_grades(ranks: int, tmp_path: Path) -> None:
     found = evaluate(
         *(tmp_path, atoms, model, ELEMENTS),
         after="fix g all pair 1 mtp/light grade 1\n"
-        "compute largest all reduce max f_g\nfix stop all halt 1 c_largest > 1e9 error soft\n"
+        "compute largest all reduce max f_g\nvariable largest equal c_largest\n"
+        "fix stop all halt 1 v_largest > 1e-9 error soft\n"
         "dump g all custom 1 grades.dump id f_g\ndump_modify g sort id format float %.17g",
+        steps=3,
         ranks=ranks,
     )
     rows = (tmp_path / "grades.dump").read_text().split("ITEM: ATOMS id f_g\n")[-1]
     grades = np.array([line.split()[1] for line in rows.splitlines()], float)
+    assert len(found.thermo) == 2
     graded = expected(atoms, model)
     assert_allclose(grades, graded.calc.get_property("grades", graded), rtol=1e-8)
     assert_equal(found, graded, **EXACT)
+    assert "Fix halt condition for fix-id stop met on step 1 " in found.text
 
 
 def test_grades_of_a_model_without_them(tmp_path: Path) -> None:
