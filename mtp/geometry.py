@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -199,6 +200,14 @@ class Geometry:
     def n_pairs(self) -> int | None:
         """Directed pairs of all structures, when they are in memory."""
         return None if self._pairs is None else len(self._pairs[2])
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """(structures,) how much work each is: its pairs, or its atoms where they are not kept."""
+        if self._pairs is None:
+            return self.n_atoms.astype(np.float64)
+        pairs = np.concatenate([[0], np.cumsum(self._pairs[0], dtype=np.int64)])[self._atom_start]
+        return np.diff(pairs).astype(np.float64) + self.n_atoms
 
     def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> Batch:
         """The structures with these indices, in this order (all when None)."""

@@ -15,6 +15,7 @@ from typing import Any
 import mtp
 from mtp.errors import InvalidInput
 from stages.commands import COMMANDS
+from stages.distributed import is_root, rank
 
 DONE, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 130
 KERNEL = "mtp kernel:"  # how messages of the C++ kernel begin; they are meant for the user
@@ -58,12 +59,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _say(code: int, *lines: str) -> int:
-    print(*lines, sep="\n", file=sys.stderr)
+    mark = "" if is_root() else f"process {rank()}: "
+    print(*(mark + line for line in lines), sep="\n", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if is_root():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtp.heads import add_to_gradient
 from mtp.terms import TERMS
+from stages.distributed import all_sum, mine, size, sum_gradients
 from stages.loss import Errors, Sums, cotangents, weighted_loss
 from stages.optimisers.curvature import Preconditioner, flat_gradient
 from stages.plan import Stage, TaskStage
@@ -59,13 +60,15 @@ class Objective:
     origin: Mapping[str, Tensor] = field(default_factory=dict)
 
     def batches(self) -> Iterator[tuple[Draw, Batch]]:
+        """Every draw, of its frames those of this process."""
         for draw in self.draws:
-            yield draw, self.data[draw.task].train.batch(draw.indices)
+            train = self.data[draw.task].train
+            yield draw, train.batch(mine(draw.indices, train.costs))
 
     def normaliser(self, task: str, errors: Errors) -> Tensor:
         """(terms,) what the sums of a task's residuals over all draws are divided by."""
         data = self.data[task]
-        return data.normaliser(errors.counts if len(self.draws) == 1 else data.counts)
+        return data.normaliser(all_sum([errors.counts])[0] if len(self.draws) == 1 else data.counts)
 
     def gradient(self) -> Evaluation:
         """Evaluate the loss; afterwards every parameter's ``.grad`` holds its gradient."""
@@ -88,6 +91,11 @@ class Objective:
                 slopes = {term: share * slope for term, slope in slopes.items()}
                 self.potential.backward(batch, draw.task, slopes)
                 norms.add(draw.task)
+        sums = {task: total(part) for task, part in sums.items()}
+        if size() > 1:
+            value = float(all_sum([torch.tensor(value, dtype=torch.float64)])[0])
+            if with_gradient:
+                sum_gradients(self.potential.parameters())
         return Evaluation(value + self._pull(with_gradient), sums, norms.found())
 
     def pulled(self) -> Iterator[tuple[Parameter, Tensor]]:
@@ -141,7 +149,8 @@ class _Norms:
             self.before = now
 
     def found(self) -> dict[str, float]:
-        return {task: float(part.norm()) for task, part in self.parts.items()}
+        parts = all_sum(list(self.parts.values())) if self.parts else []
+        return {task: float(part.norm()) for task, part in zip(self.parts, parts, strict=True)}
 
 
 def add(sums: dict[str, Sums], task: str, part: Sums) -> None:
@@ -149,16 +158,25 @@ def add(sums: dict[str, Sums], task: str, part: Sums) -> None:
     sums[task] = sums[task] + part if task in sums else part
 
 
+def total(sums: Sums) -> Sums:
+    """The sums over all processes."""
+    kinds = list(sums.residuals)
+    *residuals, minimised, weights = all_sum(
+        [*sums.residuals.values(), sums.minimised, sums.weights]
+    )
+    return Sums(dict(zip(kinds, residuals, strict=True)), minimised, weights, sums.terms)
+
+
 def evaluate(
     potential: Potential, head: str, geometry: Geometry, task: TaskStage, chunk: int
 ) -> Sums | None:
     """Sums over all frames of a set, None where it is empty."""
-    total = None
+    sums = None
     for indices in chunks(len(geometry), chunk):
-        batch = geometry.batch(indices)
+        batch = geometry.batch(mine(indices, geometry.costs))
         part = Sums.of(Errors.of(potential.predict(batch, head), batch), task)
-        total = part if total is None else total + part
-    return total
+        sums = part if sums is None else sums + part
+    return None if sums is None else total(sums)
 
 
 def worst_frame(

@@ -6,10 +6,13 @@ import sys
 
 from tqdm import tqdm
 
+from stages.distributed import is_root
+
 
 def say(message: str) -> None:
-    """Print a line; stdout stays free for results."""
-    tqdm.write(message, file=sys.stderr)
+    """Print a line, once where several processes train; stdout stays free for results."""
+    if is_root():
+        tqdm.write(message, file=sys.stderr)
 
 
 def warn(message: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
+from stages.distributed import is_root
 from stages.loss import Sums
 from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
 from stages.optimisers.adam import OPTIMISERS, Average
@@ -63,7 +64,11 @@ def run_stage(
     """
     run = _StageRun(setting, stage, index, start)
     bar = tqdm(
-        total=stage.epochs, initial=max(start.epoch, 0), desc=stage.name, unit="epoch", disable=None
+        total=stage.epochs,
+        initial=max(start.epoch, 0),
+        desc=stage.name,
+        unit="epoch",
+        disable=None if is_root() else True,
     )
     with bar:
         for epoch in range(start.epoch + 1, stage.epochs + 1):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from mtp.errors import InvalidInput
 from stages.commands.common import command, print_errors
+from stages.say import warn
 
 
 def add(commands: Any) -> None:
@@ -54,16 +54,19 @@ def _train(options: argparse.Namespace) -> None:
         need_data=not options.check,
     )
     for line in plan.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     if options.check:
         from stages.plan_text import describe_plan
 
         print(describe_plan(plan))
         return
+    from stages.distributed import is_root
     from stages.run.train import train
 
     output = options.output or Path("runs") / options.control.stem
     result = train(plan, output, device=options.device, restart=options.restart)
+    if not is_root():
+        return
     print_errors(result)
     report = output / "report.html"
     if report.exists():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from stages.distributed import all_sum, rank, same, size
 from stages.loss import Errors, curvature_weights
 from stages.tasks import Draw
 
@@ -26,6 +27,7 @@ DENSE = 2000  # parameters up to which the matrix is treated as a whole
 SAMPLES = 4  # gradients per parameter
 PASSES = 3  # over the data at most
 GROUP = 128  # atoms of one gradient, about
+SEEDS = 1_000_003  # between the random numbers of two estimates
 
 
 class Preconditioner:
@@ -48,7 +50,8 @@ class Preconditioner:
         sizes = [p.numel() for p in parameters]
         if sum(sizes) <= DENSE:
             sizes = [sum(sizes)]
-        sums = [torch.zeros((n, n) if n <= DENSE else n, dtype=torch.float64) for n in sizes]
+        real = {"dtype": torch.float64, "device": parameters[0].device}
+        sums = [torch.zeros((n, n) if n <= DENSE else n, **real) for n in sizes]
         samples = SAMPLES * min(sum(sizes), DENSE)
         for gradient, weight in _gradients(objective, parameters, samples, seed):
             for total, part in zip(sums, gradient.split(sizes), strict=True):
@@ -56,8 +59,11 @@ class Preconditioner:
                     total.addr_(part, part, alpha=weight)
                 else:
                     total.add_(part * part, alpha=weight)
+        sums = all_sum(sums)
         _add_pull(objective, parameters, sums)
-        return cls([_inverse(total, damping) for total in sums])
+        blocks = [_inverse(total, damping) for total in sums]
+        same(blocks)
+        return cls(blocks)
 
     def __call__(self, vector: Tensor) -> Tensor:
         parts = vector.split([len(block) for block in self.blocks])
@@ -94,14 +100,18 @@ def _inverse(matrix: Tensor, damping: float) -> Tensor:
 def _gradients(
     objective: Objective, parameters: list[Parameter], samples: int, seed: int
 ) -> Iterator[tuple[Tensor, float]]:
-    """Gradients for random cotangents and the weight of each in the sum over all frames."""
+    """Gradients for random cotangents and the weight of each in the sum over all frames.
+
+    Those of this process: each group has random numbers of its own, whoever does it.
+    """
     rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
     groups = [group for _ in range(PASSES) for group in _groups(objective, rng)]
     frames = sum(len(draw.indices) for draw in objective.draws)
     chosen = groups[:samples]
     weight = frames / sum(len(group.indices) for group in chosen)
-    for draw in chosen:
+    for k in range(rank(), len(chosen), size()):
+        draw = chosen[k]
+        generator = torch.Generator().manual_seed(SEEDS * seed + k)
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
         batch = data.train.batch(draw.indices)
         errors = Errors.of(objective.potential.predict(batch, draw.task), batch)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from stages.distributed import all_sum, same
 from stages.loss import Errors, term_scales
 from stages.objective import Evaluation, Objective
 from stages.plan import Stage
@@ -44,6 +45,7 @@ class LeastSquares:
             start = torch.zeros_like(slope)
             start[: len(weights)] = weights
             solution = ridge_solve(matrix, matrix @ start - slope, self.ridge)
+            same([solution])
             with torch.no_grad():
                 head.last.weight.copy_(solution[: len(weights)].view_as(head.last.weight))
                 if len(solution) > len(weights):
@@ -70,10 +72,14 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
         errors = Errors.of(objective.potential.predict(batch, task), batch)
         normaliser = objective.normaliser(task, errors)
         columns = objective.potential.linear_rows(batch, task, shifts)
+        if matrix is None:
+            n = next(iter(columns.values())).shape[-1]
+            matrix, slope = errors.atoms.new_zeros(n, n), errors.atoms.new_zeros(n)
         for rows, error, weight in _weighted_rows(objective, task, normaliser, errors, columns):
             weighted = rows * weight[:, None]  # (rows, n)
-            a, b = rows.T @ weighted, weighted.T @ error
-            matrix, slope = (a, b) if matrix is None else (matrix + a, slope + b)
+            matrix += rows.T @ weighted
+            slope += weighted.T @ error
+    matrix, slope = all_sum([matrix, slope])
     return matrix, slope
 
 

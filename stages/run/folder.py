@@ -14,6 +14,7 @@ import torch
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from mtp.model_file import save_model
+from stages.distributed import any_rank
 from stages.plan import Plan
 from stages.run.changes import differences
 from stages.run.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
@@ -121,14 +122,16 @@ class Keeper:
         self.save(lambda: Position(stage=next_stage, epoch=0), final=True)
 
     def step(self, position: Callable[[], Position]) -> None:
-        if self.interrupt.asked:
-            self.save(position)
+        if any_rank(self.interrupt.asked):
+            self.write(position())
+            raise KeyboardInterrupt
 
     def save(self, position: Callable[[], Position], final: bool = False) -> None:
         """Write what is pending when it is time; raises KeyboardInterrupt when that was asked."""
-        if final or self.interrupt.asked or self._due:
+        asked = any_rank(self.interrupt.asked)
+        if final or asked or self._due:
             self.write(position())
-        if self.interrupt.asked:
+        if asked:
             raise KeyboardInterrupt
 
     def write(self, position: Position) -> None:
@@ -157,9 +160,38 @@ class Keeper:
             save_model(path, _with_state(self.potential, state), self.provenance | place)
         self._models = {}
 
+    def close(self) -> None:
+        self.log.close()
+
     def _keep(self, path: Path, place: dict[str, Any]) -> None:
         state = {k: v.detach().clone() for k, v in self.potential.state_dict().items()}
         self._models[path] = (state, place)
+
+
+class Follower:
+    """The recorder of all processes but the first: writes nothing and stops when the first does."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self.interrupt = interrupt
+
+    def epoch(self, line: dict[str, Any], loss: float) -> None:
+        pass
+
+    def step(self, position: Callable[[], Position]) -> None:
+        if any_rank(self.interrupt.asked):
+            raise KeyboardInterrupt
+
+    def save(self, position: Callable[[], Position], final: bool = False) -> None:
+        self.step(position)
+
+    def stage_ends(self, next_stage: int) -> None:
+        self.step(Position)
+
+    def write_models(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def _with_state(potential: Potential, state: dict[str, torch.Tensor]) -> Potential:

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from stages.distributed import launched
 from stages.say import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Whether somebody asked the run to stop."""
+    """Whether somebody asked the run to stop.
+
+    Under torchrun one Ctrl-C is two signals, the terminal's and its own: then all of them ask.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -33,6 +37,9 @@ class Interrupt:
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if launched():
+            self.asked = True
+            return
         self.asked = True
         self.remove()
         say("stopping after this step; once more to stop at once, without saving")

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mtp.short_names import short_names
 from mtp.terms import PREDICTED
 from pretrained.registry import sha256, verified
 from stages.calibration import calibrated_stage
+from stages.distributed import is_root, on_root, own_device, same, size, together
 from stages.evaluate import predict_structures
 from stages.grade import add_grading
 from stages.metrics import metrics
@@ -34,7 +36,7 @@ from stages.predictions import write_predictions
 from stages.report.page import write_report
 from stages.run.checkpoint import Checkpoint, Position
 from stages.run.environment import environment
-from stages.run.folder import Keeper, RunFolder
+from stages.run.folder import Follower, Keeper, RunFolder
 from stages.run.interrupt import Interrupt, interruptible
 from stages.run.start import build_potential
 from stages.run.verdict import worse_than_start
@@ -50,12 +52,18 @@ def train(
     """Train what the plan says into a run directory; returns the content of metrics.json.
 
     restart: go on where the run in ``output`` stopped; a finished run is left as it is.
+    Under torchrun all processes train together (stages/distributed.py); the first one writes, and
+    the others return nothing.
     Raises InvalidInput for a directory or data that do not fit, NotFinite when training diverges,
     KeyboardInterrupt, after saving, when the user stops the run.
     """
-    folder = RunFolder(Path(output))
-    saved = folder.open(plan, restart)
-    where = device_for(device)
+    where = own_device(device_for(device))
+    with together(where):
+        return _train(plan, RunFolder(Path(output)), where, restart)
+
+
+def _train(plan: Plan, folder: RunFolder, where: torch.device, restart: bool) -> dict[str, Any]:
+    saved = on_root(lambda: folder.open(plan, restart))
     if plan.run.threads is not None:
         torch.set_num_threads(plan.run.threads)
     datasets = {task: read_data(plan, task) for task in plan.data}
@@ -64,19 +72,23 @@ def train(
         refuse_changes(saved, identity)
         if saved.finished:
             say(f"{folder.path}: this run is finished")
-            return json.loads(folder.metrics.read_text())
+            return json.loads(folder.metrics.read_text()) if is_root() else {}
     potential, origin = build_potential(plan, datasets, where, saved)
+    same([*potential.state_dict().values(), *origin.values()])
     data = build_geometry(plan, datasets, potential, where)
     terms = switched_off(plan, data)
-    say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {torch.get_num_threads()} threads")
-    if saved is None:
-        begin(folder, plan, datasets)
-        if len(plan.data) > 1:
-            say(f"\n{describe_plan(plan)}\n")
-    folder.write_json(folder.environment, environment(str(where)))
+    processes = f"{size()} processes of " if size() > 1 else ""
+    threads = f"{processes}{torch.get_num_threads()} threads"
+    say(f"{kernel_name(where)} kernel, {plan.run.dtype}, {threads}")
+    if is_root():
+        if saved is None:
+            begin(folder, plan, datasets)
+        folder.write_json(folder.environment, environment(str(where)))
+    if saved is None and len(plan.data) > 1:
+        say(f"\n{describe_plan(plan)}\n")
     with interruptible() as interrupt:
         run_stages(folder, plan, terms, potential, origin, data, identity, saved, interrupt)
-    return finish(folder, plan, datasets, where)
+    return finish(folder, plan, datasets, where) if is_root() else {}
 
 
 def read_data(plan: Plan, task: str) -> Dataset:
@@ -225,18 +237,17 @@ def run_stages(
 ) -> None:
     """All stages that are left. terms: the plan with the terms without labels switched off."""
     provenance = {"plan": _header_plan(plan), "data": identity}
-    keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
+    keeper: Keeper | Follower = Follower(interrupt)
+    if is_root():
+        keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
     run = plan.run
     setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random", origin)
     position = Position() if saved is None else saved.position
-    with closing(keeper.log):
+    with closing(keeper):
         for index in range(position.stage, len(plan.stages)):
             stage = terms.stages[index]
             if any(task.coefficients is None for task in stage.tasks.values()):
-                stage, table = calibrated_stage(
-                    terms, stage, keeper.log.rows(), _shares(stage, setting)
-                )
-                folder.write_json(folder.calibration, table)
+                stage = on_root(partial(_calibrated, folder, terms, stage, keeper, setting))
             try:
                 run_stage(setting, stage, index, position, keeper)
             except NotFinite:
@@ -245,6 +256,15 @@ def run_stages(
             keeper.stage_ends(index + 1)
             position = Position(stage=index + 1, epoch=0)
         interrupt.remove()
+
+
+def _calibrated(
+    folder: RunFolder, terms: Plan, stage: Stage, keeper: Keeper, setting: Setting
+) -> Stage:
+    """The calibration stage with its coefficients, from the log; writes how they came about."""
+    stage, table = calibrated_stage(terms, stage, keeper.log.rows(), _shares(stage, setting))
+    folder.write_json(folder.calibration, table)
+    return stage
 
 
 def _shares(stage: Stage, setting: Setting) -> dict[str, float]:
