@@ -94,7 +94,7 @@ def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
     readout = potential.heads[head]
     readout.scale.fill_(1.0)
     predicted = potential.predict(batch, head)
-    labelled = batch.present["forces"][batch.structure]
+    labelled = batch.labelled_rows("forces")
     if labelled.any():
         size = batch.labels["forces"][labelled].square().mean().sqrt()
         random = predicted.forces.square().mean().sqrt()

@@ -56,7 +56,8 @@ class Batch:
     """Some structures as flat arrays, with their labels.
 
     labels: term → (S,), (S, components) or (atoms, components), float64, 0 where absent; units of
-    mtp/terms.py.  present: term → (S,) bool.
+    mtp/terms.py.  present: term → (S,) bool.  contributes: (atoms,) bool, which atoms labels of
+    atoms are about; None for all.
     """
 
     pairs: Pairs
@@ -67,6 +68,7 @@ class Batch:
     indices: np.ndarray  # (S,) which structures of the geometry these are
     labels: dict[str, Tensor]
     present: dict[str, Tensor]
+    contributes: Tensor | None = None
 
     @property
     def species(self) -> Tensor:
@@ -79,6 +81,13 @@ class Batch:
     @property
     def n_atoms(self) -> int:
         return len(self.structure)
+
+    def labelled_rows(self, term: str) -> Tensor:
+        """(S,) or (atoms,) bool, which rows of a term have a label."""
+        if TERMS[term].rows == "structure":
+            return self.present[term]
+        rows = self.present[term][self.structure]
+        return rows if self.contributes is None else rows & self.contributes
 
 
 def search_cutoff(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> float:
@@ -171,11 +180,13 @@ class Geometry:
         device: str | torch.device = "cpu",
         memory_limit: float = 4.0,
         terms: Sequence[str] = PREDICTED["energy"],
+        selected: Sequence[int] = (),
     ) -> None:
         """Find the pairs.
 
         species: atomic numbers of the potential, ascending.  memory_limit: GiB for the pairs.
-        terms: labels that batches have.
+        terms: labels that batches have.  selected: atomic numbers of the atoms that labels of
+        atoms are about, () for all.
         """
         self.structures = list(structures)
         self.cutoff = cutoff
@@ -184,6 +195,7 @@ class Geometry:
         self.n_atoms = np.array([len(s) for s in self.structures], dtype=np.int64)
         self._atom_start = np.concatenate([[0], np.cumsum(self.n_atoms)])
         self._species = _species_index(self.structures, species)
+        self.selected = tuple(selected)
         self._labels(terms)
         self._pairs: tuple | None = None
         self._keep(memory_limit * 2**30)
@@ -234,6 +246,7 @@ class Geometry:
                 for name, values in self._values.items()
             },
             present={name: mask[chosen] for name, mask in self._present.items()},
+            contributes=None if self._contributes is None else self._contributes[rows],
             **{name: values[chosen] for name, values in self._per_structure.items()},
         )
 
@@ -287,6 +300,10 @@ class Geometry:
             name: tensor([label is not None for label in labels], bool)
             for name, labels in found.items()
         }
+        self._contributes = None
+        if self.selected:
+            masks = [np.isin(s.numbers, self.selected) for s in structures]
+            self._contributes = tensor(np.concatenate([np.zeros(0, bool), *masks]), bool)
         self._per_structure = {
             "atoms_per_structure": tensor(self.n_atoms),
             "volume": tensor([s.volume if s.pbc.all() else 0.0 for s in structures]),

@@ -86,7 +86,7 @@ def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
         if batch.present[whole].any()
         else (atomic, shares, shifts)
     )
-    there = batch.present[term] if term == whole else batch.present[term][batch.structure]
+    there = batch.labelled_rows(term)
     size, random = (
         float((values - shifts)[there].square().mean().sqrt()) if there.any() else 1.0
         for values in (batch.labels[term], predicted)

@@ -77,9 +77,8 @@ class Errors:
         values, weights = {}, {}
         weight = batch.weight.double()
         for term, predicted in prediction.values.items():
-            present, rows = batch.present[term], weight
-            if TERMS[term].rows == "atom":
-                present, rows = present[batch.structure], weight[batch.structure]
+            present = batch.labelled_rows(term)
+            rows = weight[batch.structure] if TERMS[term].rows == "atom" else weight
             shape = (-1, TERMS[term].components)
             error = predicted.double().view(shape) - batch.labels[term].double().view(shape)
             values[term] = torch.where(present[:, None], error, 0.0)
@@ -108,10 +107,7 @@ class Errors:
 
 def label_counts(batch: Batch, terms: dict[str, Tensor]) -> Tensor:
     """(terms,) how many numbers of each term are labelled."""
-    rows = [
-        (batch.present[t] * (batch.atoms_per_structure if TERMS[t].rows == "atom" else 1)).sum()
-        for t in terms
-    ]
+    rows = [batch.labelled_rows(term).sum() for term in terms]
     components = torch.tensor([TERMS[t].components for t in terms])
     return torch.stack(rows).double() * components.to(rows[0].device)
 

@@ -43,7 +43,7 @@ class TaskData:
     def of(
         cls, train: Geometry, valid: Geometry, terms: tuple[str, ...] = PREDICTED["energy"]
     ) -> TaskData:
-        numbers = [_labelled_numbers(s, terms) for s in train.structures]
+        numbers = [_labelled_numbers(s, terms, train.selected) for s in train.structures]
         numbers = torch.tensor(numbers, dtype=torch.float64).reshape(-1, len(terms))
         weight = torch.tensor([s.weight for s in train.structures], dtype=torch.float64)
         return cls(train, valid, terms, numbers.sum(0), weight @ numbers)
@@ -71,11 +71,13 @@ class Draw:
     indices: np.ndarray
 
 
-def _labelled_numbers(frame: Structure, terms: tuple[str, ...]) -> list[int]:
-    """How many numbers of each term a frame carries."""
+def _labelled_numbers(
+    frame: Structure, terms: tuple[str, ...], selected: tuple[int, ...]
+) -> list[int]:
+    """How many numbers of each term a frame carries; of terms of atoms those of `selected`."""
+    atoms = int(np.isin(frame.numbers, selected).sum()) if selected else len(frame)
     return [
-        0 if frame.label(term) is None else math.prod(TERMS[term].shape(len(frame)))
-        for term in terms
+        0 if frame.label(term) is None else math.prod(TERMS[term].shape(atoms)) for term in terms
     ]
 
 

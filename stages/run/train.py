@@ -164,6 +164,7 @@ def build_geometry(
     """Pairs of all training and validation frames; the memory is shared out by atoms."""
     sets = {(t, n): getattr(d, n) for t, d in datasets.items() for n in ("train", "valid")}
     terms = {head.name: PREDICTED[head.kind] for head in potential.spec.heads}
+    selected = {head.name: head.species for head in potential.spec.heads}
     atoms = Counter({key: sum(map(len, frames)) for key, frames in sets.items()})
     geometry = {
         key: Geometry(
@@ -174,6 +175,7 @@ def build_geometry(
             device,
             plan.run.memory * atoms[key] / atoms.total(),
             terms[key[0]],
+            selected[key[0]],
         )
         for key, frames in sets.items()
     }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from mtp.geometry import Geometry
 from mtp.potential import Prediction
 from stages.loss import Errors, Sums, cotangents, label_counts, weighted_loss
 from stages.plan import coefficients
-from tests.training import geometry, potential, structures, task, unlabelled
+from stages.tasks import TaskData
+from tests.training import SPECIES, geometry, potential, structures, task, unlabelled
 
 
 def partly_labelled(rng):
@@ -40,6 +44,33 @@ def test_terms_by_hand(rng):
     assert terms["forces_l1"] == pytest.approx(6 * w[0] / (3 * (w[0] + 2 * w[1])))
     assert terms["forces_mse"] == pytest.approx(14 * w[0] / (3 * (w[0] + 2 * w[1])))
     assert terms["stress_mse"] == 0.0
+
+
+def test_labels_of_some_elements_only(rng):
+    """Means, counts and cotangents are over the atoms that contribute (SPECIES[1])."""
+    frames = structures(rng, 4, atoms=(4,))
+    frames = [replace(f, atomic_dipole=rng.normal(size=(4, 3)), weight=1.0) for f in frames]
+    frames[0] = unlabelled(frames[0], "atomic_dipole")
+    terms = ("dipole", "atomic_dipole")
+    found = Geometry(frames, SPECIES, 4.0, terms=terms, selected=SPECIES[1:])
+    batch = found.batch([3, 0, 1])
+    mine = np.concatenate([f.numbers == SPECIES[1] for f in (frames[3], frames[0], frames[1])])
+    mine[4:8] = False
+    assert 0 < mine.sum() < 8
+    guess = {"dipole": torch.zeros(3, 3), "atomic_dipole": torch.zeros(12, 3)}
+    errors = Errors.of(Prediction(guess), batch)
+    assert errors.counts.tolist() == [0, 3 * mine.sum()]
+    labels = batch.labels["atomic_dipole"][torch.from_numpy(mine)]
+    expected = float(labels.abs().mean())
+    loss = task(coefficients={"atomic_dipole": 1.0})
+    assert Sums.of(errors, loss).means()["atomic_dipole_l1"] == pytest.approx(expected)
+    slopes = cotangents(errors, loss, errors.counts)["atomic_dipole"]
+    assert (slopes != 0).any(1).numpy().tolist() == mine.tolist()
+    everything = TaskData.of(found, Geometry([], SPECIES, 4.0), terms).counts
+    assert_close(everything, Errors.of(Prediction(ALL), found.batch()).counts)
+
+
+ALL = {"dipole": torch.zeros(4, 3), "atomic_dipole": torch.zeros(16, 3)}
 
 
 @pytest.mark.parametrize("kind", ["mse", "l1", "huber"])
