@@ -14,6 +14,7 @@ from mtp.errors import InvalidInput
 from mtp.mlip_file import MlipPotential, read_mtp
 from mtp.potential import Potential, PotentialSpec
 
+MLIP_SUFFIXES = (".mtp", ".almtp")
 LEVELS = range(2, 30, 2)  # of the files that come with MLIP
 NEIGHBOURS = 25
 TOLERANCE = 1e-8  # of the invariants that our basis must reproduce, relative
@@ -44,13 +45,12 @@ def load_mtp(path: str | Path, species: Sequence[int] | None = None) -> Potentia
     return potential
 
 
-def load_template(path: str | Path, species: Sequence[int]) -> PotentialSpec | None:
-    """What an untrained .mtp file says of a potential for these elements; None if it is trained.
+def load_template(path: str | Path, species: Sequence[int]) -> PotentialSpec:
+    """What a .mtp file, trained or not, says of the form of a potential for these elements.
 
     Raises InvalidInput for a basis that is none of ours.
     """
-    numbers = read_mtp(path)
-    return None if numbers.trained else _spec(path, numbers, tuple(sorted(set(species))))
+    return _spec(path, read_mtp(path), tuple(sorted(set(species))))
 
 
 def _spec(path: str | Path, numbers: MlipPotential, species: tuple[int, ...]) -> PotentialSpec:

@@ -9,17 +9,18 @@ data. Semantics: DeePMD-kit's init-frz-model and finetune.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from mtp.baseline import fit_shifts, isotropic_shifts
 from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
-from mtp.mlip_import import load_mtp
+from mtp.mlip_import import MLIP_SUFFIXES, load_mtp
 from mtp.model_file import load_model
 from mtp.potential import HeadSpec, Potential
 from mtp.rebuild import rebuilt
@@ -44,15 +45,18 @@ class Source:
     slices: bool  # whether species that the data do not have are left out
 
 
-def read_source(model: ModelPlan) -> Source:
-    """The potential that the plan starts from. Raises InvalidInput for files that do not fit."""
+def read_source(model: ModelPlan, type_map: Sequence[str] | None = None) -> Source:
+    """The potential that the plan starts from. Raises InvalidInput for files that do not fit.
+
+    type_map: elements of the types 0, 1, … of an .mtp file that does not say them.
+    """
     if model.pretrained_model is not None:
         found = card(model.pretrained_model)
         potential = load_model(verified(found.name))
         return Source(found.name, potential.cast(torch.float64), found.default_head, True)
     path = Path(model.reload_model)
-    if path.suffix in (".mtp", ".almtp"):
-        potential = load_mtp(path)
+    if path.suffix in MLIP_SUFFIXES:
+        potential = load_mtp(path, type_map and [atomic_numbers[symbol] for symbol in type_map])
     else:
         potential = load_model(path).cast(torch.float64)
     heads = potential.spec.head_names
@@ -100,7 +104,8 @@ def load_start(
 
     new: specs of the heads as the plan has them, for those that do not come from the file.
     """
-    source = read_source(plan.model)
+    type_maps = [data.type_map for data in plan.data.values() if data.type_map]
+    source = read_source(plan.model, type_maps[0] if type_maps else None)
     old = source.potential.spec
     for dataset in datasets.values():
         frames = [*dataset.train, *dataset.valid, *dataset.test]

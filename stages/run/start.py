@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import torch
 from ase.data import atomic_numbers
@@ -12,6 +13,8 @@ from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Geometry
 from mtp.initialise import start_descriptor, start_head
+from mtp.mlip_file import read_mtp
+from mtp.mlip_import import MLIP_SUFFIXES, load_template
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from mtp.terms import PREDICTED
@@ -55,8 +58,9 @@ def starting_point(
     """
     generator = torch.Generator().manual_seed(plan.run.seed)
     heads = {head.name: _head(head) for head in plan.model.heads}
-    if plan.model.pretrained_model is None and plan.model.reload_model is None:
-        potential = Potential(_spec(plan, datasets, tuple(heads.values())))
+    spec = _new_spec(plan, datasets, tuple(heads.values()))
+    if spec is not None:
+        potential = Potential(spec)
         if started:
             sample = _batch(potential, _sample_of_all(datasets, generator))
             start_descriptor(potential, sample, generator)
@@ -69,6 +73,26 @@ def starting_point(
     new = tuple(f"heads.{name}." for name in heads.keys() - origin.keys())
     names = [name for name, _ in potential.named_parameters()]
     return potential, [n for n in names if not n.startswith(new) and not n.endswith(".shifts")]
+
+
+def _new_spec(
+    plan: Plan, datasets: dict[str, Dataset], heads: tuple[HeadSpec, ...]
+) -> PotentialSpec | None:
+    """The form of a new potential, None where a trained one goes on.
+
+    An untrained .mtp file as reload_model gives its basis and distances, the plan the rest.
+    """
+    reload = plan.model.reload_model
+    if plan.model.pretrained_model is not None:
+        return None
+    if reload is None:
+        return _spec(plan, datasets, heads)
+    if Path(reload).suffix not in MLIP_SUFFIXES or read_mtp(reload).trained:
+        return None
+    spec = _spec(plan, datasets, heads)
+    template = load_template(reload, spec.species)
+    lowest = min(template.min_dist, spec.min_dist)
+    return replace(template, min_dist=lowest, heads=heads, embedding=spec.embedding)
 
 
 def _spec(plan: Plan, datasets: dict[str, Dataset], heads: tuple[HeadSpec, ...]) -> PotentialSpec:
