@@ -14,6 +14,7 @@ from stages.commands import (
     report,
     show,
     train,
+    validate,
 )
 
-COMMANDS = (train, eval, show, report, convert, freeze, label, models, md, grade)
+COMMANDS = (train, eval, show, report, convert, freeze, label, models, md, validate, grade)

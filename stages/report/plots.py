@@ -79,7 +79,7 @@ def over_epochs(
 ) -> Image:
     """Curves over the epochs `x` on a log scale, stages shaded, the best epoch marked."""
     with rc_context(STYLE):
-        figure, axes = _panel(5.4, 3.3)
+        figure, axes = panel(5.4, 3.3)
         for curve in curves:
             marker = "o" if np.isfinite(curve.y).sum() <= 3 else None
             axes.plot(
@@ -92,7 +92,7 @@ def over_epochs(
                 markersize=3.5,
             )
         if any((curve.y > 0).any() for curve in curves):
-            _log_axis(axes.yaxis)
+            log_axis(axes.yaxis)
         _shade(axes, bands)
         if mark is not None:
             axes.axvline(mark, color=SET_COLOURS["test"], lw=1.0, ls=":")
@@ -101,7 +101,7 @@ def over_epochs(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if any(curve.label for curve in curves):
             axes.legend(loc="best", ncols=2, handlelength=1.8, columnspacing=1.2)
-        return _embed(figure, alt)
+        return embed(figure, alt)
 
 
 def parity(
@@ -124,13 +124,13 @@ def parity(
         axes.set_xlabel(f"{quantity}, reference ({unit})")
         axes.set_ylabel(f"{quantity}, predicted ({unit})")
         axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2)
-        return _embed(figure, alt)
+        return embed(figure, alt)
 
 
 def error_distribution(sets: dict[str, np.ndarray], quantity: str, unit: str, alt: str) -> Image:
     """Cumulative share of each set's values whose absolute error is below x."""
     with rc_context(STYLE):
-        figure, axes = _panel(3.6, 2.9)
+        figure, axes = panel(3.6, 2.9)
         middle, high = np.inf, 0.0
         for name, errors in sets.items():
             size = np.sort(np.abs(errors))
@@ -141,21 +141,21 @@ def error_distribution(sets: dict[str, np.ndarray], quantity: str, unit: str, al
         if high > 0:
             # Errors that are zero by symmetry would stretch the axis over many empty decades.
             axes.set_xlim(max(0.01 * middle, 1e-6 * high), 1.15 * high)
-            _log_axis(axes.xaxis)
+            log_axis(axes.xaxis)
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_xlabel(f"|error of {quantity}| ({unit})")
         axes.set_ylabel("share below")
         axes.legend(loc="upper left")
-        return _embed(figure, alt)
+        return embed(figure, alt)
 
 
-def _panel(width: float, height: float) -> tuple[Figure, Axes]:
+def panel(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _log_axis(axis) -> None:
+def log_axis(axis) -> None:
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     axis.set_major_locator(LogLocator(10, numticks=6))
     low, high = axis.get_view_interval()
@@ -212,7 +212,7 @@ def _thin(size: int, most: int = 600) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
 
 
-def _embed(figure: Figure, alt: str) -> Image:
+def embed(figure: Figure, alt: str) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     content = base64.b64encode(buffer.getvalue()).decode()

@@ -40,7 +40,7 @@ def no_drawing(request, monkeypatch):
     """Figures cost most of a report's time; only tests that ask for them draw."""
     if "figures" not in request.fixturenames:
         image = Image("data:image/svg+xml;base64,", "")
-        monkeypatch.setattr(plots, "_embed", lambda figure, alt: image)
+        monkeypatch.setattr(plots, "embed", lambda figure, alt: image)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ SIZES = {"energy": 0.01, "forces": 0.1, "stress": 1e-3}
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Figures cost most of a report's time; their alternative texts tell them apart."""
-    monkeypatch.setattr(plots, "_embed", lambda figure, alt: Image("data:,", alt))
+    monkeypatch.setattr(plots, "embed", lambda figure, alt: Image("data:,", alt))
 
 
 def terms(head: str) -> tuple[str, ...]:
