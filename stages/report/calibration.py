@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.report.history import History, Span
-from stages.report.tables import Cell, Table, scientific
+from stages.report.tables import Cell, Table, scientific, words
 
 LIMIT = 1.5
 """After the first epoch no term should have more than this many times another one's share."""
@@ -106,7 +106,8 @@ def _check(first: Share, target: dict[str, float]) -> list[str]:
 def _numbers(shares: Sequence[Share]) -> Table:
     """Coefficients and contributions of every bar."""
     terms = list(shares[0].contributions)
-    head = ["training loss", *(f"c {t}" for t in terms), *(f"{t} adds" for t in terms)]
+    head = ["training loss", *(f"c {words(t)}" for t in terms)]
+    head += [f"{words(t)} adds" for t in terms]
     rows = [
         [share.label]
         + [Cell(scientific(share.coefficients[t])) for t in terms]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.metrics import MEASURES
-from stages.predictions import Predictions
+from stages.predictions import Predictions, as_rows
 from stages.report.history import History
 from stages.report.plots import (
     SET_COLOURS,
@@ -90,8 +90,25 @@ def parity_plots(sets: dict[str, Predictions]) -> list[Image]:
         pairs = {name: _pair(sets[name], term, shifts) for name in shown}
         pairs = {name: pair for name, pair in pairs.items() if pair[0].size}
         if pairs:
-            alt = f"predicted over reference {QUANTITY.get(term, term)} for {', '.join(pairs)}"
-            images.append(parity(pairs, *AXIS[term], alt))
+            images += _parity(term, pairs)
+    return images
+
+
+def _parity(term: str, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[Image]:
+    """One plot; of polarizabilities two, for their diagonal is far from the rest."""
+    quantity, unit = AXIS[term]
+    parts = {"": slice(None)}
+    if "polarizability" in term:
+        parts = {" xx yy zz": slice(0, 3), " yz xz xy": slice(3, 6)}
+    images = []
+    for components, part in parts.items():
+        found = {
+            name: (label[..., part].ravel(), predicted[..., part].ravel())
+            for name, (label, predicted) in pairs.items()
+        }
+        alt = f"predicted over reference {QUANTITY.get(term, term)}{components} for "
+        label = quantity + components.replace(" ", ", ", 1)
+        images.append(parity(found, label, unit, alt + ", ".join(pairs)))
     return images
 
 
@@ -129,7 +146,7 @@ def _pair(one: Predictions, term: str, shifts: np.ndarray) -> tuple[np.ndarray, 
     if term == "energy":
         reference = _composition(one) @ shifts
         label, predicted = label - reference, predicted - reference
-    labelled = np.isfinite(label)
+    labelled = np.isfinite(as_rows(label)).all(axis=1)
     scale = MEASURES[term].scale if term == "stress" else 1.0
     label, predicted = one.per_atom(term, label), one.per_atom(term, predicted)
     return scale * label[labelled], scale * predicted[labelled]

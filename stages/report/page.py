@@ -119,6 +119,7 @@ def _scan_of(run: Run, head: str) -> dict[str, Any] | None:
 def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
     chosen = figures.headline_set(list(sets))
     numbers = measure({"": sets})[""]
+    term = atomic_term(sets[chosen]) or ""
     return {
         "sets": list(sets),
         "headline_set": {"valid": "validation"}.get(chosen, chosen),
@@ -128,7 +129,7 @@ def _results(sets: dict[str, Predictions]) -> dict[str, Any]:
         "shifted": figures.energies_are_shifted(sets),
         "distributions": figures.distributions(sets),
         "elements": tables.element_table(sets, chosen),
-        "elements_of": figures.QUANTITY.get(term := atomic_term(sets[chosen]), term),
+        "elements_of": {"forces": "force"}.get(term, tables.words(term)),
         "files": tables.group_table(sets, "file"),
         "config_types": tables.group_table(sets, "config_type"),
         "worst": {

@@ -110,7 +110,7 @@ def parity(
     """Prediction over label for each set {name: (label, prediction)}; many points as a density."""
     with rc_context(STYLE):
         figure = Figure(figsize=(3.6, 3.5))
-        axes = figure.add_axes((0.2, 0.15, 0.74, 0.74 * 3.6 / 3.5))  # all three panels alike
+        axes = figure.add_axes((0.235, 0.15, 0.71, 0.71 * 3.6 / 3.5))  # all three panels alike
         limits = _limits(np.concatenate([values for pair in sets.values() for values in pair]))
         axes.plot(limits, limits, color="#9aa5b1", linewidth=0.9, zorder=1)
         for order, (name, (label, predicted)) in enumerate(sets.items(), start=2):

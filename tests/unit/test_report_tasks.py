@@ -224,11 +224,12 @@ def test_page_of_three_tasks(run):
     alts = re.findall(r'alt="([^"]*)"', page)
     for quantity in ("dipole of atoms", "polarizability of atoms", "dipole", "force"):
         assert f"{quantity} errors of train and valid over the epochs of all stages" in alts
-        assert any(alt.startswith(f"predicted over reference {quantity} for") for alt in alts)
+        assert any(alt.startswith(f"predicted over reference {quantity} ") for alt in alts)
+    assert "predicted over reference polarizability yz xz xy for train, test" in alts
     assert "<h2>Tasks</h2>" in page
     assert "Between the tasks" in page
     assert 'aria-label="pes 50.0 %, mu 30.0 %, alpha 20.0 %"' in page
-    assert "Dipole of atoms errors per element" in page
+    assert "Atomic dipole errors per element" in page
     assert "polarizability MAE, Å³/atom" in page
     assert "e·Å/atom" in page
     assert "no labels" not in page
