@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import peer
+from benchmarks import peer, task_tables
 from benchmarks.common import RESULTS, ROOT, arguments
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -299,6 +299,24 @@ def plans(content: dict[str, Any]) -> str:
     return rows_of((*heading, "stress, GPa", "seconds"), rows)
 
 
+def tasks(case: str) -> Callable[[dict[str, Any]], str]:
+    """Table of one case of the benchmark of tasks."""
+
+    def table(content: dict[str, Any]) -> str:
+        results = [row for row in content["results"] if row["case"] == case]
+        heading, rows = task_tables.CASES[case](results)
+        return rows_of(heading, [[_words(cell) for cell in row] for row in rows])
+
+    return table
+
+
+def _words(cell: task_tables.Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    values = cell if isinstance(cell, list) else [cell]
+    return " / ".join(map(number, values))
+
+
 def _pairs(errors: list[tuple[float, float]]) -> list[str]:
     return [f"{number(mae)} / {number(rmse)}" for mae, rmse in errors]
 
@@ -317,6 +335,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "plans": ("plans", plans),
     "stages": ("accuracy", stages),
     "accuracy": ("accuracy", accuracy),
+    **{f"tasks_{case}": ("tasks", tasks(case)) for case in task_tables.CASES},
 }
 """Name in the page → (result file, how it is drawn)."""
 
