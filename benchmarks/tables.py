@@ -183,6 +183,19 @@ def lammps(content: dict[str, Any]) -> str:
 KINDS = ("float64", "float32", "peer")
 
 
+def agreement(content: dict[str, Any]) -> str:
+    """Largest relative difference of energy, forces and stress for the same potential."""
+    names = list(content["results"][0]["differences"])
+    rows = [
+        (
+            *(_size(row["size"]), str(row["species"])),
+            *(f"{max(row['differences'][name].values()):.0e}" for name in names),
+        )
+        for row in content["results"]
+    ]
+    return rows_of(("model", "species", *names), rows)
+
+
 def scaling(content: dict[str, Any]) -> str:
     """Time and memory over the number of atoms."""
     heading = (
@@ -331,6 +344,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kernel_peak": ("kernel_peak", peak),
     "scaling": ("scaling", scaling),
     "lammps_speed": ("lammps_speed", lammps),
+    "agreement": ("agreement", agreement),
     "silicon_curve": ("silicon_curve", curve),
     "plans": ("plans", plans),
     "stages": ("accuracy", stages),
