@@ -1,4 +1,4 @@
-"""Conversion by suffix: models between our files and .mtp, data between formats."""
+"""Conversion by suffix: models, data, inputs of DeePMD-kit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MODEL, MLIP, GRADED = ".safetensors", ".mtp", ".almtp"
 NOT_DATA = (MODEL, MLIP, GRADED)
+TEXT = (".json", ".yaml", ".yml")
 
 
 def convert(
@@ -30,6 +31,8 @@ def convert(
     ``.safetensors`` → ``.almtp``: the same with an active set for extrapolation grades, made of the
     structures in `data`.
     ``.mtp``, ``.almtp`` → ``.safetensors``: the reverse.
+    ``.json`` → ``.json`` or ``.yaml``: an input of DeePMD-kit to a control file; what has no
+    counterpart is said on stderr.
     Data → data: every format that can be read and written (mtp/data).
     type_map: element symbols of types 0, 1, … of a source without elements.  form: the format of
     source data that its name does not say (mtp/data/formats).
@@ -42,12 +45,24 @@ def convert(
         return _export_model(source, target, head, data)
     if source.suffix in (MLIP, GRADED) and target.suffix == MODEL:
         return _import_model(source, target, type_map)
+    if source.suffix.lower() in TEXT and target.suffix.lower() in TEXT:
+        return _convert_input(source, target)
     if source.suffix in NOT_DATA or target.suffix in NOT_DATA:
         raise InvalidInput(
             f"{source} → {target}: a model goes from {MODEL} to {MLIP} or {GRADED} or back, data "
             "to a data format; change a suffix"
         )
     return _write_data(source, target, type_map, form)
+
+
+def _convert_input(source: Path, target: Path) -> str:
+    from stages.deepmd_input import convert_input
+    from stages.say import say
+
+    notes = convert_input(source, target)
+    for line in notes:
+        say(line)
+    return f"{target}: a control file; {len(notes)} lines say what is not as in {source}"
 
 
 def _export_model(source: Path, target: Path, head: str | None, data: Sequence[str | Path]) -> str:

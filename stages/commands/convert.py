@@ -1,4 +1,4 @@
-"""`mtp convert`: convert a model or data, by suffix."""
+"""`mtp convert`: convert a model, data or an input of DeePMD-kit, by suffix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from stages.commands.common import add_type_map, command
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    parser = command(commands, "convert", _convert, "Convert a model or data, by suffix.")
+    parser = command(
+        commands,
+        "convert",
+        _convert,
+        "Convert by suffix: a model, data, or an input of DeePMD-kit to a control file.",
+    )
     parser.add_argument("source", metavar="IN")
     parser.add_argument("target", metavar="OUT")
     add_type_map(parser)

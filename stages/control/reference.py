@@ -45,6 +45,55 @@ coefficient is its share of `calibration_target` times the weighted loss of that
 the term; terms without labels get 0, and the shares of the others fill up to 1. `calibration.json`
 holds all numbers.
 
+## Tasks × stages
+
+```yaml
+tasks:                            # heads on one descriptor
+  dft:
+    data: {files: [pbe.xyz]}
+    readout: {neuron: [32, 32]}
+    layer_name: [first, null, null]
+  ccsd:
+    data: {files: [ccsd.xyz], energy_key: E_ccsd}
+    readout: {neuron: [32, 32]}
+    layer_name: [first, null, null]   # its first layer is that of dft
+    loss: {loss_func: huber}
+  mu:
+    type: dipole
+    data: {files: [dipoles.xyz]}
+multistage_config:
+  lr_list: [0.01, 0.001]
+  epoch_list: [100, 100]
+stage_options:
+  task_weight:
+    - {dft: 1, ccsd: 0, mu: 1}        # first stage: ccsd is idle
+    - {dft: 0, ccsd: 2, mu: 1}
+  trainable: [null, [ccsd, mu]]       # second stage: the heads alone
+```
+
+An epoch has as many steps as all tasks that take part have batches; the weights say how the steps
+are shared, and each task goes on through its own data. A task without weights makes as many steps
+as it has batches. Optimisers that take all structures at once (lbfgs, lstsq) weigh the losses
+instead. What a head does not take part in, it is not moved by.
+
+The loss of an energy task is that of the lists of the stage, changed by `tasks.NAME.loss`, then by
+the stage's entry of `task_loss`; dipoles and polarizabilities begin with mse and coefficients 1.
+Calibration takes the kind of loss of the stage before and sets the coefficients of each task from
+the log of that task.
+
+Where a model is loaded (`reload_model` or `pretrained_model`), a task named like one of its heads
+goes on from that head, and `NAME: {}` takes readout and data files from it too, as far as these
+files are found beside the control file or the model. `finetune_head` names another head or
+`RANDOM`; other tasks are new heads, and heads that no task names are left out. `--check` prints
+which head starts from which.
+
+`mtp convert input.json control.json` turns an input of DeePMD-kit (one task, or several in the
+forms of version 2 and 3) into a control file and says, line by line, what has no counterpart: the
+descriptor becomes an MTP of the same cutoff, fitting nets, shared layers, losses with prefactors,
+probabilities, the learning rate and the number of steps are kept.
+
+## Warnings
+
 A conflict that LightPFP resolves in silence is a warning, and an error with `--strict`:
 `total_epoch` beside explicit epochs (`total_epoch` holds), `pretrained_model` or `reload_model`
 beside keys of the architecture (the model's holds), files beside `--data` or `--test` (the command

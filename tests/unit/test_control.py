@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from stages.control.reader import Reading, read_control
 from stages.control.reference import json_schema, markdown
+from stages.control.resolve import resolve
 from stages.control.schema import ControlFile
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,16 @@ def test_committed_reference_is_that_of_the_code() -> None:
     assert (ROOT / "docs" / "control.md").read_text(encoding="utf-8") == markdown(), advice
     schema = (ROOT / "configs" / "control.schema.json").read_text(encoding="utf-8")
     assert schema == json_schema(), advice
+
+
+def test_the_example_with_tasks_is_right(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", markdown(), re.DOTALL)
+    path = tmp_path / "control.yaml"
+    path.write_text(example)
+    for name in ("pbe.xyz", "ccsd.xyz", "dipoles.xyz"):
+        (tmp_path / name).touch()
+    plan = resolve(read_control(path), strict=True)
+    assert [head.name for head in plan.model.heads] == ["dft", "ccsd", "mu"]
 
 
 def keys() -> list[tuple[str, str, Any]]:

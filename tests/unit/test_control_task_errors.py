@@ -286,3 +286,10 @@ def test_warnings_about_tasks(tmp_path: Path) -> None:
         "/run_config/task_draw: has no effect: no stage is adam, and the others take all "
         "structures at once; remove it",
     ]
+
+
+def test_steps_that_move_nothing_are_a_warning(tmp_path: Path) -> None:
+    content = staged(trainable=[["mu"], None])
+    (line,) = refused(tmp_path, content, strict=True)
+    assert "/trainable/0: task pbe takes part in stage1, where nothing of it moves" in line
+    assert "; " in line

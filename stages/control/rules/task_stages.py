@@ -17,6 +17,7 @@ from stages.control.findings import (
 )
 from stages.control.heads import tasks_of, terms_of
 from stages.control.rules.tasks import loads
+from stages.control.sections.tasks import Task
 from stages.control.task_sequence import by_task, entry_of
 from stages.plan import GROUPS, WITH_RATE, Stage
 
@@ -105,19 +106,25 @@ def _trainable(context: Context) -> Iterator[Finding]:
                 yield Finding(f"{where}/{k}", f"{message}, or remove it")
     for i, stage in planned(context):
         if i < len(lists) and set(stage.trainable) <= set(known):
-            yield from _moves(i, stage)
+            yield from _moves(i, stage, tasks_of(control))
 
 
-def _moves(i: int, stage: Stage) -> Iterator[Finding]:
-    """Some group that moves belongs to the whole or to a task that takes part."""
-    heads = {group.split(".")[0] for group in stage.trainable} - set(GROUPS)
-    if (
-        stage.trainable
-        and not set(stage.trainable) & set(GROUPS)
-        and not heads & set(stage.active())
-    ):
+def _moves(i: int, stage: Stage, tasks: dict[str, Task]) -> Iterator[Finding]:
+    """What moves belongs to the whole or to a task that takes part, and moves each of these."""
+    where, moving = f"{OPTIONS}/trainable/{i}", set(stage.trainable)
+    heads = {group.split(".")[0] for group in moving} - set(GROUPS)
+    if moving and not moving & set(GROUPS) and not heads & set(stage.active()):
         message = f"nothing moves: {', '.join(sorted(heads))} is idle in {stage.name}"
-        yield Finding(f"{OPTIONS}/trainable/{i}", f"{message}; give it a weight, or move more")
+        yield Finding(where, f"{message}; give it a weight, or move more")
+        return
+    if moving & set(GROUPS):
+        return
+    for name in stage.active():
+        if name not in heads and not any(tasks[name].layer_name or ()):
+            message = f"task {name} takes part in {stage.name}, where nothing of it moves"
+            yield Finding(
+                where, f"{message}; give it the weight 0 there, or name it here", "warning"
+            )
 
 
 @rule(*STAGE_KEYS)
