@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
 from mtp.terms import PREDICTED, TERMS
 from stages.metrics import MEASURES, metrics
-from stages.predictions import Predictions
+from stages.predictions import Predictions, write_predicted
 
 if TYPE_CHECKING:
-    from mtp.potential import Potential
+    from mtp.potential import HeadSpec, Potential
 
 ATOMS_PER_BATCH = 4096
 
@@ -84,57 +84,79 @@ def evaluate_files(
     head: str | None = None,
     predictions: str | Path | None = None,
     type_map: Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Errors of a model file on data files: {head: {path as given: numbers}}, as in metrics.json.
 
     head: which one to test; all that have labels in the files when it is None.  predictions: write
     every frame there as extended xyz, with the predicted values beside the labels.  type_map:
-    element symbols of types 0, 1, … of files without elements.
+    element symbols of types 0, 1, … of files without elements.  names: term → name of its label in
+    the files where it is not a usual one.
     Raises InvalidInput for an unknown head or element, DataError for files that cannot be read.
     """
-    from mtp.data.reading import read
     from mtp.model_file import load_model
 
     potential = load_model(model_path)
-    data = {path: read(path, type_map=type_map) for path in dict.fromkeys(map(str, files))}
-    everything = [structure for structures in data.values() for structure in structures]
-    heads = _choose_heads(potential, head, everything, model_path)
+    candidates = _candidates(potential, head, model_path)
+    data = {
+        path: read_for(candidates, path, type_map, names or {})
+        for path in dict.fromkeys(map(str, files))
+    }
+    heads = candidates if len(candidates) == 1 else _with_labels(candidates, data, model_path)
     found = {
-        name: {path: predict_structures(potential, frames, name) for path, frames in data.items()}
-        for name in heads
+        h.name: {
+            path: predict_structures(potential, frames[h.name], h.name)
+            for path, frames in data.items()
+        }
+        for h in heads
     }
     if predictions is not None:
-        write_predicted(predictions, everything, {h: list(s.values()) for h, s in found.items()})
+        merged = [frame for frames in data.values() for frame in _merged(list(frames.values()))]
+        write_predicted(predictions, merged, {h: list(s.values()) for h, s in found.items()})
     return metrics(found)
 
 
-def write_predicted(
+def read_for(
+    heads: Sequence[HeadSpec],
     path: str | Path,
-    structures: Sequence[Structure],
-    predictions: Mapping[str, Sequence[Predictions]],
-) -> None:
-    """Write structures with labels under the usual names and predictions as ``predicted_…``.
+    type_map: Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, list[Structure]]:
+    """Head → the structures of a file with the labels that it predicts, the same frames for all.
 
-    predictions: head → one or more that together hold the structures in order. Where several heads
-    predict a term, theirs stand under ``predicted_TERM_HEAD``. Tensors: six Voigt components.
+    names: see `evaluate_files`.  Frames with a label that is not finite are left out with a
+    warning. Raises DataError for a file that cannot be read or lacks a name that was given.
     """
-    from ase.io import write
+    from mtp.data import DataError, LabelKeys, iread
+    from mtp.data.labels import Seen
+    from mtp.data.reading import is_finite
 
-    from mtp.data.formats.ase_files import atoms_of
+    names, seen, read = dict(names or {}), Seen(), {}
+    for kind, species in dict.fromkeys((h.kind, h.species) for h in heads):
+        own = {term: name for term, name in names.items() if term in PREDICTED[kind]}
+        keys = LabelKeys(**own, terms=PREDICTED[kind], selected=species)
+        read[kind, species] = list(iread(path, keys, type_map=type_map, seen=seen))
+        seen.check(keys, str(path))
+    usable = [all(map(is_finite, frames)) for frames in zip(*read.values(), strict=True)]
+    if not usable:
+        raise DataError(f"{path}: there is no structure in it")
+    lines = seen.warnings()
+    if not all(usable):
+        lines.append(f"left out {usable.count(False)} frames with NaN or infinity")
+    for line in lines:
+        warnings.warn(line, stacklevel=2)
+    return {h.name: list(compress(read[h.kind, h.species], usable)) for h in heads}
 
-    images = [atoms_of(replace(structure, weight=1.0)) for structure in structures]
-    for image, structure in zip(images, structures, strict=True):
-        image.info |= {"source": structure.source, "index": structure.index}
-        for term in [t for t in image.info if t in TERMS and TERMS[t].rows == "atom"]:
-            image.arrays[term] = image.info.pop(term)
-    terms = Counter(t for sets in predictions.values() for t in (sets[0].predicted if sets else ()))
-    for head, sets in predictions.items():
-        rest = iter(images)
-        for one in sets:
-            names = {t: f"predicted_{t}" + (f"_{head}" if terms[t] > 1 else "") for t in terms}
-            _add_predictions(rest, one, names)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write(path, images, format="extxyz")
+
+def _merged(frames: Sequence[Sequence[Structure]]) -> list[Structure]:
+    """The same structures with the labels of all lists."""
+    found = []
+    for same in zip(*frames, strict=True):
+        labels = {
+            t: next((x for s in same if (x := getattr(s, t)) is not None), None) for t in TERMS
+        }
+        found.append(replace(same[0], **labels))
+    return found
 
 
 def check_elements(potential: Potential, structures: Sequence[Structure]) -> None:
@@ -194,38 +216,34 @@ def three_digits(value: float) -> str:
     return f"{value:.1e}"
 
 
-def _add_predictions(images: Iterator[Atoms], one: Predictions, names: dict[str, str]) -> None:
-    """Put predictions into the next images, a term under its name; the head's NaN are left out."""
-    first = np.cumsum(one.atoms_per_structure) - one.atoms_per_structure
-    for frame, start in enumerate(first):
-        image = next(images)
-        for term, values in one.predicted.items():
-            if TERMS[term].rows == "atom":
-                rows = values[start : start + len(image)]
-                image.arrays[names[term]] = np.nan_to_num(rows)  # 0 where atoms do not contribute
-            elif np.isfinite(values[frame]).all():
-                value = values[frame]
-                image.info[names[term]] = float(value) if TERMS[term].components == 1 else value
+def _candidates(potential: Potential, head: str | None, path: str | Path) -> list[HeadSpec]:
+    """The head that was asked for, or all."""
+    heads = list(potential.spec.heads)
+    if head is None:
+        return heads
+    if head not in potential.spec.head_names:
+        names = ", ".join(potential.spec.head_names)
+        raise InvalidInput(f"{path}: --head must be one of {names}; {head!r} was given")
+    return [potential.spec.head(head)]
 
 
-def _choose_heads(
-    potential: Potential, head: str | None, structures: Sequence[Structure], path: str | Path
-) -> list[str]:
-    heads = {h.name: h for h in potential.spec.heads}
-    if head is not None:
-        if head not in heads:
-            raise InvalidInput(
-                f"{path}: --head must be one of {', '.join(heads)}; {head!r} was given"
-            )
-        return [head]
-    if len(heads) == 1:
-        return list(heads)
-    labelled = {t for t in TERMS if any(s.label(t) is not None for s in structures)}
-    found = [name for name, one in heads.items() if labelled & set(PREDICTED[one.kind])]
+def _with_labels(
+    heads: Sequence[HeadSpec], data: Mapping[str, dict[str, list[Structure]]], path: str | Path
+) -> list[HeadSpec]:
+    found = [
+        head
+        for head in heads
+        if any(
+            frame.label(term) is not None
+            for frames in data.values()
+            for frame in frames[head.name]
+            for term in PREDICTED[head.kind]
+        )
+    ]
     if not found:
         raise InvalidInput(
             f"{path}: no frame has a label that one of its heads predicts "
-            f"({', '.join(f'{name}: {one.kind}' for name, one in heads.items())}); "
+            f"({', '.join(f'{one.name}: {one.kind}' for one in heads)}); "
             "choose one with --head to predict without labels"
         )
     return found

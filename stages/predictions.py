@@ -1,14 +1,16 @@
-"""Predictions of a head beside the labels of the structures, and their file."""
+"""Predictions of a head beside the labels of the structures, and the files that hold them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from ase import Atoms
 
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
@@ -170,6 +172,35 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
         ) from error
 
 
+def write_predicted(
+    path: str | Path,
+    structures: Sequence[Structure],
+    predictions: Mapping[str, Sequence[Predictions]],
+) -> None:
+    """Write structures with labels under the usual names and predictions as ``predicted_…``.
+
+    predictions: head → one or more that together hold the structures in order. Where several heads
+    predict a term, theirs stand under ``predicted_TERM_HEAD``. Tensors: six Voigt components.
+    """
+    from ase.io import write
+
+    from mtp.data.formats.ase_files import atoms_of
+
+    images = [atoms_of(replace(structure, weight=1.0)) for structure in structures]
+    for image, structure in zip(images, structures, strict=True):
+        image.info |= {"source": structure.source, "index": structure.index}
+        for term in [t for t in image.info if t in TERMS and TERMS[t].rows == "atom"]:
+            image.arrays[term] = image.info.pop(term)
+    terms = Counter(t for sets in predictions.values() for t in (sets[0].predicted if sets else ()))
+    for head, sets in predictions.items():
+        rest = iter(images)
+        for one in sets:
+            names = {t: f"predicted_{t}" + (f"_{head}" if terms[t] > 1 else "") for t in terms}
+            _add_predictions(rest, one, names)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write(path, images, format="extxyz")
+
+
 def _arrays(one: Predictions) -> dict[str, np.ndarray]:
     fixed = {name: getattr(one, name) for name in FIXED}
     return fixed | one.labels | {f"{term}_predicted": v for term, v in one.predicted.items()}
@@ -182,6 +213,20 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Predictions:
         predicted={term: arrays[f"{term}_predicted"] for term in terms},
         **{name: arrays[name] for name in FIXED},
     )
+
+
+def _add_predictions(images: Iterator[Atoms], one: Predictions, names: dict[str, str]) -> None:
+    """Put predictions into the next images, a term under its name; the head's NaN are left out."""
+    first = np.cumsum(one.atoms_per_structure) - one.atoms_per_structure
+    for frame, start in enumerate(first):
+        image = next(images)
+        for term, values in one.predicted.items():
+            if TERMS[term].rows == "atom":
+                rows = values[start : start + len(image)]
+                image.arrays[names[term]] = np.nan_to_num(rows)  # 0 where atoms do not contribute
+            elif np.isfinite(values[frame]).all():
+                value = values[frame]
+                image.info[names[term]] = float(value) if TERMS[term].components == 1 else value
 
 
 def as_rows(values: np.ndarray) -> np.ndarray:

@@ -217,7 +217,7 @@ def test_eval_takes_all_heads_that_have_labels(three_heads, structures, tmp_path
 
 def test_predictions_of_tensors_beside_their_labels(three_heads, structures, tmp_path):
     path, out = tmp_path / "a.xyz", tmp_path / "out.xyz"
-    atomic = np.ones((len(structures[0]), 3))
+    atomic = 1.0 * (structures[0].numbers == 8)[:, None] * np.ones(3)
     frame = replace(structures[0], dipole=np.ones(3), atomic_dipole=atomic, energy=0.5)
     mtp.data.write(path, [replace(frame, polarizability=np.arange(6.0))])
     evaluate_files("model", [path], predictions=out)
@@ -230,3 +230,33 @@ def test_predictions_of_tensors_beside_their_labels(three_heads, structures, tmp
     np.testing.assert_allclose(image.arrays["predicted_atomic_dipole"], expected)
     (again,) = mtp.data.read(out)
     np.testing.assert_allclose(again.dipole, 1.0)
+
+
+def test_labels_by_name_and_for_some_elements(three_heads, structures, tmp_path):
+    """A DeePMD folder whose atomic dipoles have rows for oxygen only; a dipole by its name."""
+    water = replace(structures[0], numbers=np.array([8, 14, 8]), dipole=np.zeros(3))
+    mtp.data.write(tmp_path / "folder", [water])
+    np.save(tmp_path / "folder" / "set.000" / "atomic_dipole.npy", np.zeros((1, 6)))
+    row = evaluate_files("model", [tmp_path / "folder"], head="mu")["mu"][str(tmp_path / "folder")]
+    assert row["atomic_dipole_mae_eA"] == pytest.approx(1.0)  # of 0, 1, 2
+    assert row["dipole_mae_eA_per_atom"] == pytest.approx(1.0)
+    path = tmp_path / "a.xyz"
+    mtp.data.write(path, [replace(structures[0], dipole=np.zeros(3))])
+    path.write_text(path.read_text().replace("dipole=", "mine="))
+    row = evaluate_files("model", [path], head="mu", names={"dipole": "mine"})["mu"][str(path)]
+    assert row["dipole_mae_eA_per_atom"] == pytest.approx(1.0)
+    with pytest.raises(InvalidInput, match="dipole_key 'yours' is in no frame"):
+        evaluate_files("model", [path], head="mu", names={"dipole": "yours"})
+    assert cli.main(["eval", "model", str(path), "--head", "mu", "--key", "dipole=mine"]) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "model", str(path), "--key", "charge=q"])
+
+
+def test_frames_that_are_not_finite_are_left_out_for_all_heads(three_heads, structures, tmp_path):
+    frames = [replace(s, energy=1.0, dipole=np.zeros(3)) for s in structures]
+    frames[1] = replace(frames[1], dipole=np.full(3, np.nan))
+    mtp.data.write(tmp_path / "a.xyz", frames)
+    with pytest.warns(UserWarning, match="left out 1 frames"):
+        result = evaluate_files("model", [tmp_path / "a.xyz"], predictions=tmp_path / "out.xyz")
+    assert {next(iter(sets.values()))["frames"] for sets in result.values()} == {4}
+    assert len(read(tmp_path / "out.xyz", ":")) == 4
