@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
 from mtp.calculator import MTPCalculator
 from mtp.errors import InvalidInput
 from mtp.mlip_file import mlip_numbers, read_mtp, write_mtp
 from mtp.mlip_import import load_mtp, load_template
-from mtp.potential import HeadSpec, Potential, PotentialSpec
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from tests.potentials import SMALL, disordered, random_potential
 from tests.reference.make_motep import motep_results
 
@@ -156,6 +157,18 @@ def test_tensor_heads_are_refused() -> None:
     spec = replace(random_potential((14,)).spec, heads=(HeadSpec("mu", "dipole", level=6),))
     with pytest.raises(InvalidInput, match="holds energies, and head mu is a dipole"):
         mlip_numbers(Potential(spec))
+
+
+def test_type_embedding_becomes_a_table(tmp_path: Path) -> None:
+    """The file has coefficients for every pair of species, as a potential without embedding."""
+    one = random_potential((8, 22))
+    potential = Potential(replace(one.spec, embedding=EmbeddingSpec((4,))))
+    for k, parameter in enumerate(potential.parameters()):
+        torch.nn.init.uniform_(parameter, -0.5, 0.5, generator=torch.Generator().manual_seed(k))
+    loaded = load_mtp(written(tmp_path / "a.mtp", potential))
+    assert loaded.spec == one.spec
+    atoms = disordered((8, 22))
+    assert_equal(our_results(loaded, atoms), our_results(potential, atoms))
 
 
 @pytest.mark.parametrize("legacy", [True, False])
