@@ -105,6 +105,13 @@ _KINDS = {"energy": energy, "dipole": tensors, "polarizability": tensors}
 """Kind of a head → the module that says what its table is, and predicts and differentiates it."""
 
 
+class Heads(nn.ModuleDict):
+    """Heads by any name, also by one that a method of modules has."""
+
+    def __setitem__(self, name: str, head: nn.Module) -> None:
+        self._modules[name] = head
+
+
 class Potential(nn.Module):
     """A moment tensor potential with one or more heads on one descriptor.
 
@@ -128,7 +135,7 @@ class Potential(nn.Module):
         shape = (kinds, kinds, n_radial, spec.n_q)
         self.radial = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("radial_scale", torch.ones(spec.n_q, dtype=torch.float64))
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {
                 head.name: _KINDS[head.kind].module(
                     spec, head, self.embedding if head.embedded else None

@@ -138,7 +138,7 @@ def markdown() -> str:
 def _allow_comments(schema: Any) -> None:
     """Keys that begin with an underscore are allowed wherever unknown ones are not."""
     if isinstance(schema, dict):
-        if schema.get("additionalProperties") is False:
+        if "properties" in schema and "additionalProperties" in schema:
             schema["patternProperties"] = {"^_": {}}
         for value in list(schema.values()):
             _allow_comments(value)

@@ -50,6 +50,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "no effect",
     ),
     "level of energies": (tasks(pbe={"level": 4}), "/tasks/pbe/level", "for dipole and polar"),
+    "level without tensors": (
+        tasks(mu={"type": "polar", "level": 3}),
+        "/tasks/mu/level",
+        "level 3 holds nothing for a polar task; it begins at 4",
+    ),
+    "huge level": (
+        tasks(mu={"type": "dipole", "level": 60}),
+        "/tasks/mu/level",
+        "more than 5000 covariants",
+    ),
     "no element": (
         tasks(mu={"type": "dipole", "sel_type": ["O", "Q"]}),
         "/tasks/mu/sel_type/1",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mtp.geometry import Batch
-from mtp.potential import Potential, Prediction
+from mtp.model_file import load_model, save_model
+from mtp.potential import HeadSpec, Potential, PotentialSpec, Prediction
 from mtp.structure import VOIGT, Structure
 from tests.potentials import SMALL, random_potential
 from tests.systems import CUTOFF, MIN_DIST, SYSTEMS, elements, geometry, random_rotation, rattled
@@ -286,3 +287,16 @@ def test_groups_hold_every_parameter_once(make) -> None:
         ("default", "readout"),
         ("default", "shifts"),
     ]
+
+
+@pytest.mark.parametrize("name", ["train", "keys", "half", "a-b"])
+def test_a_head_may_have_any_name(name: str, tmp_path) -> None:
+    """Also that of a method of torch's modules."""
+    heads = (HeadSpec(name), HeadSpec("other", hidden=(3,)))
+    potential = Potential(PotentialSpec((14,), CUTOFF, MIN_DIST, 4, 4, heads=heads))
+    save_model(tmp_path / "model.safetensors", potential.eval())
+    again = load_model(tmp_path / "model.safetensors")
+    assert again.spec.head_names == (name, "other")
+    assert set(again.heads) == {name, "other"}
+    assert again.heads[name].linear
+    assert {head for head, _ in again.groups()} == {None, name, "other"}

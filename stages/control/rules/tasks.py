@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mtp.errors import InvalidInput
+from stages.control.defaults import TENSOR_LEVEL
 from stages.control.findings import Context, Finding, meant, rule
 from stages.control.heads import from_file, head_plan, new_head, source_of
 from stages.control.rules.data import no_element
+from stages.control.rules.model import COSTS
 from stages.control.sections.tasks import RANDOM, Task
 from stages.plan import GROUPS, HeadPlan
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 WORDS = (*GROUPS, RANDOM)
 """Names that mean something else."""
+RANKS = {"dipole": 1, "polar": 2}
+"""Type of a task → rank of what its atoms carry."""
 SHAPE = {
     "type": ("kind",),
     "readout": ("hidden", "activation", "timestep", "embedded"),
@@ -71,6 +76,27 @@ def _types(context: Context) -> Iterator[Finding]:
                 yield Finding(f"/tasks/{name}/{key}", f"{message}; remove it, or set type")
         for i, symbol in enumerate(task.sel_type or ()):
             yield from no_element(f"/tasks/{name}/sel_type/{i}", symbol)
+
+
+@rule(*START, *(f"mtp_config.{key}" for key in ("levmax", *COSTS)))
+def _levels(context: Context) -> Iterator[Finding]:
+    """The level of a new dipole or polarizability gives some tensors, and not too many."""
+    section = context.reading.control.mtp_config
+    costs = [getattr(section, key) for key in COSTS]
+    for name, task in context.reading.control.tasks.named.items():
+        if task.type == "ener" or loads(context) or costs[1] < 1 or costs[2] < 1:
+            continue
+        from mtp.basis.graphs import MomentSpec, graphs  # only here: it takes time to load
+
+        level, rank = task.level or TENSOR_LEVEL, RANKS[task.type]
+        where = f"/tasks/{name}/level"
+        try:
+            if level < costs[0] or not graphs(MomentSpec(level, *costs), rank):
+                least = costs[0] + rank * costs[2]
+                message = f"level {level} holds nothing for a {task.type} task"
+                yield Finding(where, f"{message}; it begins at {least}")
+        except InvalidInput as error:
+            yield Finding(where, str(error))
 
 
 @rule(*START)
