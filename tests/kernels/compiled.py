@@ -8,11 +8,13 @@ import tempfile
 from pathlib import Path
 
 INTEGERS = ("n", "stride", "n_species", "n_radial", "n_tensors", "first", "last", "rows_each")
-INTEGERS += ("chunk", "n_columns")
+INTEGERS += ("chunk", "n_columns", *(f"{a}_{b}" for a in ("n", "reach", "loop") for b in "xyz"))
 LONGS = ("start", "incoming", "incoming_start", "begin_of_structure")
 INDICES = ("species", "count", "base", "neighbour", "all_species", "tensors", "row_of", "begin")
-INDICES += ("left", "right", "incoming_count")
-DOUBLES = ("forces", "virial", "sums", "values")
+INDICES += ("left", "right", "incoming_count", "order", "bin_of", "bin_start", "image", "found")
+LONGS += ("opposite",)
+DOUBLES = ("forces", "virial", "sums", "values", "x", "cell", "limit_squared")
+LISTS = ("find", "opposites", "displacements")
 
 PAIRS = {"N_Q": 8, "MAX_RANK": 2, "A": 32, "K": 4}
 VARIANTS = [
@@ -28,6 +30,7 @@ VARIANTS = [
     ("collect", {"A": 16, "K": 8}),
     ("by_species", {"B": 1024}),
     ("by_structure", {"B": 256}),
+    *((name, {"PLACES": 64, "A": 128}) for name in LISTS),
 ]
 """Passes with what they are compiled for, of the small default table and of level 16."""
 
@@ -38,9 +41,9 @@ def compiled(name: str, constants: dict) -> tuple[int, int]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mtp.kernels.gpu import passes
+    from mtp.kernels.gpu import lists, passes
 
-    function = getattr(passes, name)
+    function = getattr(lists if name in LISTS else passes, name)
     signature = {
         argument: "constexpr" if argument in constants else _type(name, argument)
         for argument in function.arg_names
@@ -63,7 +66,8 @@ def _type(name: str, argument: str) -> str:
         return "*i64"
     if argument in INDICES:
         return "*i32"
-    if argument in DOUBLES or (argument == "out" and name.startswith("by_")):
+    sums = argument == "out" and name.startswith("by_")
+    if sums or (argument in DOUBLES and name != "contract"):
         return "*fp64"
     return "*fp32"
 

@@ -26,7 +26,7 @@ QUICK = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, tests with the parameter `cuda` that this machine cannot run."""
     missing = pytest.mark.skip(
-        reason="CUDA kernel: no GPU, and no Triton for its interpreter; install mtp-train[test-triton]"
+        reason="CUDA kernel: no GPU, no Triton to interpret it; install mtp-train[test-triton]"
     )
     slow = pytest.mark.skip(reason="CUDA kernel without a GPU, interpreted: run with --slow")
     for item in items:

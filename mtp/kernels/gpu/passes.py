@@ -395,7 +395,7 @@ def collect(
 ):  # fmt: skip
     """Forces Σ_j d_bar_ij − Σ_j d_bar_ji and virials Σ_j d_ij ⊗ d_bar_ij of A atoms, in float64.
 
-    incoming: rows of the pair arrays that end at an atom; the atom's own part of them.
+    incoming: rows of the pair arrays that end at an atom, or −1; the atom's own part of them.
     """
     at = tl.program_id(0) * A + tl.arange(0, A)
     there = at < n
@@ -419,7 +419,8 @@ def collect(
     total = tl.load(incoming_count + at, mask=there, other=0)
     for slot in range(0, tl.max(total, axis=0), K):
         places, mask = rows_of(first, total, slot, K)
-        rows = tl.load(incoming + places, mask=mask, other=0).to(tl.int64)
+        rows = tl.load(incoming + places, mask=mask, other=-1).to(tl.int64)
+        mask = mask & (rows >= 0)
         fx -= tl.load(d_bar + 3 * rows, mask=mask, other=0.0).to(tl.float64)
         fy -= tl.load(d_bar + 3 * rows + 1, mask=mask, other=0.0).to(tl.float64)
         fz -= tl.load(d_bar + 3 * rows + 2, mask=mask, other=0.0).to(tl.float64)
