@@ -97,6 +97,9 @@ def _found(
     """Measure → task → its value in a stage, as the log has it."""
     rows = slice(span.start, span.end)
     measures: dict[str, dict[str, float]] = {}
+    active = [name for name in names if wanted.get(name, 0.0) > 0]
+    if len(active) == 1:  # then no shares are logged
+        measures = {what: dict.fromkeys(active, 1.0) for what in ("steps", "gradient")}
     for label, key in (("steps", "steps"), ("gradient", "gradient")):
         shares = {name: history.share(name, key)[rows] for name in names}
         if any(np.isfinite(values).any() for values in shares.values()):

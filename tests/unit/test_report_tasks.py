@@ -156,6 +156,17 @@ def test_shares_of_steps_gradient_and_loss(plan):
     assert [part[2] for part in loss.parts] == pytest.approx([100 * w / 38 for w in (10, 16, 12)])
 
 
+def test_the_only_active_task_gets_everything(plan):
+    content = plan.as_dict()
+    content["stages"][0]["tasks"]["mu"]["weight"] = 0.0
+    rows = [{k: v for k, v in row.items() if k != "share"} for row in log().rows[:2]]
+    rows = [row | {"train": {"pes": row["train"]["pes"]}} for row in rows]
+    section = tasks_section(content, scans(), History(tuple(rows)))
+    cells = [[cell.text for cell in row] for row in section.table.rows]
+    assert cells[0][3:] == ["100 %", "100 %", "100 %", "100 %"]
+    assert cells[1][2:] == ["idle", "0 %", "–", "–", "–"]
+
+
 def test_one_task_has_no_such_section(plan):
     content = plan.as_dict()
     content["data"] = {"pes": content["data"]["pes"]}
