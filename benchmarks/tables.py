@@ -19,6 +19,7 @@ from benchmarks.common import RESULTS, ROOT, arguments
 PAGE = ROOT / "docs" / "benchmarks.md"
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 TERMS = ("energy", "forces", "stress")
+UNITS = {"dipole": "eA", "polarizability": "A3"}
 KIB, GIB = 1024, 2**30
 
 
@@ -312,6 +313,28 @@ def plans(content: dict[str, Any]) -> str:
     return rows_of((*heading, "stress, GPa", "seconds"), rows)
 
 
+def tensors(content: dict[str, Any]) -> str:
+    """Test errors of tensors by level and readout."""
+    heading = ("set", "of", "level", "readout", "parameters", "MAE / RMSE, 10⁻³ per atom")
+    rows = []
+    for row in content["results"]:
+        if "failed" in row:
+            continue
+        kind, unit = row["kind"], UNITS[row["kind"]]
+        errors = [row["heads_errors"][kind][f"{kind}_{e}_{unit}_per_atom"] for e in ("mae", "rmse")]
+        rows.append(
+            (
+                *(row["set"], kind, str(row["level"])),
+                "gated, " + " × ".join(map(str, row["hidden"])) if row["hidden"] else "linear",
+                str(row["parameters"]),
+                *_pairs([(1e3 * errors[0], 1e3 * errors[1])]),
+                f"{number(100 * errors[1] / row['spread_per_atom'])} %",
+                number(row["cpu_seconds"]),
+            )
+        )
+    return rows_of((*heading, "RMSE / spread", "CPU seconds"), rows)
+
+
 def tasks(case: str) -> Callable[[dict[str, Any]], str]:
     """Table of one case of the benchmark of tasks."""
 
@@ -347,6 +370,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "agreement": ("agreement", agreement),
     "silicon_curve": ("silicon_curve", curve),
     "plans": ("plans", plans),
+    "tensors": ("tensors", tensors),
     "stages": ("accuracy", stages),
     "accuracy": ("accuracy", accuracy),
     **{f"tasks_{case}": ("tasks", tasks(case)) for case in task_tables.CASES},
