@@ -33,10 +33,15 @@ class Loaded:
     reloaded: bool
 
     def find(self, control: Path, file: str) -> str | None:
-        """Where a data file is that the model was trained on: beside the control file or model."""
-        for path in (beside(control, file), (self.path.parent / file).resolve()):
-            if path.exists():
-                return str(path)
+        """Where a data file is that the model was trained on: beside the control file or model.
+
+        The name may begin with the names of the folders that these stand in.
+        """
+        for folder in (control.absolute().parent, self.path.parent):
+            for above in (folder, *folder.parents)[: len(Path(file).parts)]:
+                path = (above / file).resolve()
+                if path.exists():
+                    return str(path)
         return None
 
 

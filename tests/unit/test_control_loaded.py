@@ -11,6 +11,7 @@ import pytest
 from mtp.errors import InvalidInput
 from mtp.model_file import save_model
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
+from stages.control.loaded import Loaded
 from stages.control.reader import read_control
 from stages.control.resolve import resolve
 from stages.plan import DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
@@ -113,6 +114,18 @@ def test_data_is_inherited_where_the_files_are_found(tmp_path: Path, loaded: Any
     assert data["water_ener"].files == (DataFile(str(tmp_path / "ener.xyz"), 2.0),)
     assert data["water_ener"].energy_key == "F"
     assert data["water_dipole"].type_map == ("O", "H")
+
+
+def test_data_files_may_be_named_with_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    model, control = tmp_path / "run" / "m.safetensors", tmp_path / "new" / "control.json"
+    loaded = Loaded(model, {}, None, {}, False, True)
+    assert loaded.find(control, f"{tmp_path.name}/x.xyz") is None
+    (tmp_path / "x.xyz").touch()
+    assert loaded.find(control, "x.xyz") is None, "in neither folder"
+    (tmp_path / "run" / "x.xyz").touch()
+    assert loaded.find(control, "x.xyz") == str(tmp_path / "run" / "x.xyz")
+    assert loaded.find(control, "run/x.xyz") == str(tmp_path / "run" / "x.xyz")
 
 
 def test_new_heads_and_heads_of_other_names_bring_their_data(tmp_path: Path, loaded: Any) -> None:
