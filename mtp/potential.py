@@ -207,7 +207,8 @@ class Potential(nn.Module):
         radial = self.radial
         if self.embedding is not None:
             x = self.embedding.extended()
-            radial = torch.einsum("ia,jb,abmq->ijmq", x, x, radial)
+            half = torch.einsum("jb,abmq->ajmq", x, radial)  # one at a time: S² width, not width²
+            radial = torch.einsum("ia,ajmq->ijmq", x, half)
         return radial * self.radial_scale
 
     def coefficients_for(self, table: MomentTable) -> Tensor:
