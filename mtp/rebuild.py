@@ -35,14 +35,25 @@ def rebuilt(source: Potential, spec: PotentialSpec, origin: Mapping[str, str]) -
 
 def _copy_descriptor(source: Potential, potential: Potential, chosen: list[int]) -> None:
     potential.radial_scale.copy_(source.radial_scale)
-    n = min(source.radial.shape[2], potential.radial.shape[2])
+    radial = source.radial if source.embedding is not None else source.radial[chosen][:, chosen]
+    n = min(radial.shape[2], potential.radial.shape[2])
+    potential.radial[:, :, :n] = radial[:, :, :n]
+    _start_more(radial, potential.radial[:, :, n:], n)
     if source.embedding is None:
-        potential.radial[:, :, :n] = source.radial[chosen][:, chosen][:, :, :n]
         return
-    potential.radial[:, :, :n] = source.radial[:, :, :n]
     state = source.embedding.state_dict()
     state["layers.0.weight"] = state["layers.0.weight"][:, chosen]
     potential.embedding.load_state_dict(state)
+
+
+def _start_more(radial: Tensor, more: Tensor, n: int) -> None:
+    """Radial functions that only new heads have: polynomials as large as the source's functions.
+
+    From zero neither they nor the weights of what contains them would ever move.
+    """
+    size = radial.square().sum(-1).mean(-1).sqrt()
+    for k in range(more.shape[2]):
+        more[:, :, k, (n + k) % more.shape[3]] = size
 
 
 def _copy_head(state: dict[str, Tensor], head: torch.nn.Module, chosen: list[int]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtp.errors import InvalidInput
 from mtp.potential import HeadSpec, Potential
+from mtp.rebuild import rebuilt
 from mtp.structure import VOIGT, Structure
 from mtp.terms import PREDICTED
 from tests.potentials import random_potential
@@ -234,6 +235,19 @@ def test_levels_above_the_descriptors_own_bring_their_radial_functions() -> None
     poor.backward(batch, "default", ours.values)
     torch.testing.assert_close(rich.radial.grad[:, :, :2], poor.radial.grad)
     assert not rich.radial.grad[:, :, 2:].any()
+
+
+def test_radial_functions_that_a_new_head_brings_can_move(rng) -> None:
+    structure = SYSTEMS["molecule"]
+    old = made(HEADS["polarizability"], structure)
+    heads = (*old.spec.heads, HeadSpec("rich", "dipole", level=14))
+    new = rebuilt(old, replace(old.spec, heads=heads), {"energy": "energy", "t": "t"})
+    batch = geometry([structure], old.spec.species).batch()
+    for head in ("energy", "t"):
+        for term, values in old.predict(batch, head).values.items():
+            torch.testing.assert_close(new.predict(batch, head).values[term], values)
+    rows = new.linear_rows(batch, "rich")["atomic_dipole"]
+    assert (rows.abs().amax((0, 1)) > 0).all()
 
 
 def test_a_level_without_covariants_is_refused() -> None:
