@@ -143,6 +143,7 @@ class LammpsTeacher(LAMMPSlib):
     """LAMMPS in this process, started anew when atoms are added or the periodicity changes."""
 
     previous_atoms_numbers: ClassVar[list[int]] = []
+    worked = False
 
     def calculate(self, atoms: Atoms, properties: list[str], system_changes: list[str]) -> None:
         unknown = sorted(set(atoms.symbols) - set(self.parameters.atom_types))
@@ -160,7 +161,10 @@ class LammpsTeacher(LAMMPSlib):
             self.clean()
             self.reset()
             self.previous_atoms_numbers = []
-            raise InvalidInput(f"teacher lammps: {' '.join(str(error).split())}") from error
+            problem = f"teacher lammps: {' '.join(str(error).split())}"
+            # What never worked is a wrong potential, else it is this structure.
+            raise (RuntimeError if self.worked else InvalidInput)(problem) from error
+        self.worked = True
 
 
 def load_mpi() -> None:

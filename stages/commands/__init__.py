@@ -9,6 +9,7 @@ from stages.commands import (
     freeze,
     grade,
     label,
+    learn,
     md,
     models,
     report,
@@ -17,4 +18,4 @@ from stages.commands import (
     validate,
 )
 
-COMMANDS = (train, eval, show, report, convert, freeze, label, models, md, validate, grade)
+COMMANDS = (train, eval, show, report, convert, freeze, label, models, md, validate, grade, learn)

@@ -87,4 +87,5 @@ def _run(reading: Reading, strict: bool) -> RunPlan:
         batch_size=reading.control.common_config.batch_size,
         strict=strict,
         task_draw=section.task_draw,
+        grade=section.grade,
     )

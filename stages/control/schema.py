@@ -10,6 +10,7 @@ from pydantic import Field
 
 from stages.control.sections.data import DataConfig
 from stages.control.sections.keys import Section
+from stages.control.sections.learn import Learn
 from stages.control.sections.lightpfp import CommonConfig, MtpConfig, MultistageConfig
 from stages.control.sections.options import StageOptions
 from stages.control.sections.run import RunConfig
@@ -26,3 +27,4 @@ class ControlFile(Section):
     run_config: RunConfig = Field(RunConfig(), description="Seed, precision, resources.")
     tasks: Tasks = Field(Tasks(), description="Heads on one descriptor.")
     stage_options: StageOptions = Field(StageOptions(), description="More about each stage.")
+    learn: Learn = Field(Learn(), description="Active learning.")

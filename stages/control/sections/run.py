@@ -36,6 +36,12 @@ class RunConfig(Section):
         unit="GiB",
         gt=0,
     )
+    grade: bool = key(
+        True,
+        "Put active sets of the training data into the best model, so that it knows extrapolation "
+        "grades.",
+        example=False,
+    )
     task_draw: Literal["shares", "random"] = key(
         "shares",
         "How steps go to the tasks: dealt exactly by task_weight and shuffled (`shares`), or drawn "
