@@ -260,9 +260,10 @@ class Pass {
   Buffer<V> displacement_, tangent_, sums_, weight_sums_;
   Buffer<T> layer_;
   Buffer<S> weights_;
-  Buffer<int32_t> neighbour_, neighbour_species_, uniform_, found_;
-  Buffer<int64_t> row_;
-  Buffer<double> near_;
+  Buffer<int32_t> neighbour_, neighbour_species_, uniform_;
+  Buffer<int64_t> row_, lane_row_;
+  Buffer<S> lane_x_, lane_x_sorted_;
+  Buffer<int32_t> lane_list_, lane_list_sorted_, lane_species_, lane_sorted_;
   std::vector<int> first_;
   std::vector<char> touched_;  // species of neighbours seen in the block
   T *m, *g, *slopes, *monomials, *by_radial, *q_slope;
@@ -292,150 +293,213 @@ class Pass {
     pairs = pairs_.get(size_t(slots) * pair_size + 1);
   }
 
-  // Put the pairs of each lane's atom into slots, ordered by the neighbour's species; the rest of the
-  // slots is filled with pairs beyond the cutoff, which contribute exactly zero.
+  // The pairs of one lane's atom, ordered by the neighbour's species. Pair k has the displacement
+  // x[3k], the neighbour base + list[k] and, where there are several species, that species z[k].
+  struct Lane {
+    const S* x;
+    const int32_t *list, *z;
+    const int64_t* row;  // of each pair; null: row k is the first one plus k
+    uint32_t base;
+    int n;
+  };
+
+  // Put the pairs of each lane's atom into slots; the rest of the slots is filled with pairs beyond
+  // the cutoff, which contribute exactly zero.
   bool load() {
-    int longest = 0, filled[W];
+    int longest = 0;
     for (int l = 0; l < n_lanes; l++) {
-      const int64_t a = atom[l], start = job.start[a], n = job.count[a];
+      const int64_t start = job.start[atom[l]], n = job.count[atom[l]];
       if (n < 0 || start < 0 || start > job.n_rows - n) return false;
-      longest = std::max(longest, job.count[a]);
+      longest = std::max(longest, int(n));
     }
     reserve(longest);
+    Lane lanes[W];
     n_slots = 0;
+    int common = longest;  // slots that every lane fills
     for (int l = 0; l < W; l++) {
-      filled[l] = 0;
-      if (l < n_lanes) filled[l] = w.positions ? load_positions(l) : load_rows(l);
-      if (filled[l] < 0) return false;
-      n_slots = std::max(n_slots, filled[l]);
+      lanes[l] = lanes[0];
+      if (l < n_lanes && !(w.positions ? find_pairs(l, longest, lanes[l]) : take_rows(l, longest, lanes[l])))
+        return false;
+      n_slots = std::max(n_slots, lanes[l].n);
+      common = std::min(common, lanes[l].n);
     }
     n_slots = (n_slots + kSlots - 1) / kSlots * kSlots;
-    S* x = reinterpret_cast<S*>(d);
-    S* x_dot = reinterpret_cast<S*>(d_dot);
-    for (int l = 0; l < W; l++) {
-      for (int s = filled[l]; s < n_slots; s++) {
-        x[(3 * s) * W + l] = S(2 * p.r_max);
-        x[(3 * s + 1) * W + l] = x[(3 * s + 2) * W + l] = 0;
-        if (kDual) for (int k = 0; k < 3; k++) x_dot[(3 * s + k) * W + l] = 0;
-        if (keep_neighbours) neighbour[s * W + l] = atom[l];
-        if (keep_rows) row[s * W + l] = -1;
-        if (n_species > 1) z[s * W + l] = -1;
-      }
+    for (int l = n_lanes; l < W; l++) lanes[l].n = 0;
+    transpose(lanes, common);
+    for (int s = common; s < n_slots; s++)
+      for (int l = 0; l < W; l++) fill(lanes[l], s, l);
+    for (int s = 0; s < common && n_lanes < W; s++)
+      for (int l = n_lanes; l < W; l++) fill(lanes[l], s, l);
+    find_uniform();
+    if constexpr (kDual) load_tangent();
+    return true;
+  }
+
+  // The first slots, in which every lane has a pair.
+  void transpose(const Lane (&lanes)[W], int slots) {
+    for (int i = 0; i < 3 * slots; i++) {
+      V x;
+      UNROLL for (int l = 0; l < W; l++) x[l] = lanes[l].x[i];
+      d[i] = x;
     }
+    if (keep_neighbours)
+      for (int s = 0; s < slots; s++)
+        UNROLL for (int l = 0; l < W; l++)
+          neighbour[s * W + l] = int32_t(lanes[l].base + uint32_t(lanes[l].list[s]));
+    if (n_species > 1)
+      for (int s = 0; s < slots; s++)
+        UNROLL for (int l = 0; l < W; l++) z[s * W + l] = lanes[l].z[s];
+    if (keep_rows)
+      for (int s = 0; s < slots; s++)
+        for (int l = 0; l < W; l++) row[s * W + l] = row_of(lanes[l], s, l);
+  }
+
+  int64_t row_of(const Lane& lane, int s, int l) const {
+    return lane.row ? lane.row[s] : job.start[atom[l]] + s;
+  }
+
+  // One slot of one lane, which may have no pair left.
+  void fill(const Lane& lane, int s, int l) {
+    const bool there = s < lane.n;
+    S* x = reinterpret_cast<S*>(d) + 3 * s * W + l;
+    for (int k = 0; k < 3; k++) x[k * W] = there ? lane.x[3 * s + k] : k ? S(0) : S(2 * p.r_max);
+    if (keep_neighbours)
+      neighbour[s * W + l] = there ? int32_t(lane.base + uint32_t(lane.list[s])) : atom[l];
+    if (n_species > 1) z[s * W + l] = there ? lane.z[s] : -1;
+    if (keep_rows) row[s * W + l] = there ? row_of(lane, s, l) : -1;
+  }
+
+  // The species that all pairs of a slot have, or −1.
+  void find_uniform() {
     for (int s = 0; s < n_slots; s++) {
-      if (n_species == 1) {
-        uniform[s] = 0;
-        continue;
-      }
+      uniform[s] = 0;
+      if (n_species == 1) continue;
       int common = -1;
       bool same = true;
       for (int l = 0; l < W; l++) {
-        int other = z[s * W + l];
+        const int other = z[s * W + l];
         if (other < 0) continue;
         if (common < 0) common = other;
         same &= other == common;
       }
       uniform[s] = same ? std::max(common, 0) : -1;
     }
+  }
+
+  // Pairs of a batch, as they are or sorted by species.
+  bool take_rows(int l, int longest, Lane& lane) {
+    const int64_t start = job.start[atom[l]];
+    const int n = job.count[atom[l]];
+    const uint32_t base = uint32_t(job.base[atom[l]]);
+    const int32_t* list = job.neighbour + start;
+    uint32_t last = 0;
+    for (int k = 0; k < n; k++) last = std::max(last, base + uint32_t(list[k]));
+    if (n && last >= w.n_all) return false;
+    lane = {static_cast<const S*>(job.displacement) + 3 * start, list, nullptr, nullptr, base, n};
+    if (n_species == 1) return true;
+    int32_t* other = lane_species_.get(size_t(longest) * W + 1) + size_t(longest) * l;
+    bool sorted = true;
+    for (int k = 0; k < n; k++) {
+      other[k] = job.species[base + uint32_t(list[k])];
+      sorted &= !k || other[k - 1] <= other[k];
+    }
+    lane.z = other;
+    if (!sorted) sort_by_species(l, longest, lane);
     return true;
   }
 
-  int load_rows(int l) {
-    int64_t a = atom[l], start = job.start[a];
-    int n = job.count[a];
-    const S* from = static_cast<const S*>(job.displacement);
-    int32_t base = job.base[a];
-    const int32_t* list = job.neighbour + start;
-    bool outside = false;
-    for (int k = 0; k < n; k++) outside |= uint64_t(int64_t(base) + list[k]) >= uint64_t(w.n_all);
-    if (outside) return -1;
-    std::fill(first_.begin(), first_.end(), 0);
-    if (n_species > 1) {
-      for (int k = 0; k < n; k++) first_[job.species[base + list[k]] + 1]++;
-      for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
+  void sort_by_species(int l, int longest, Lane& lane) {
+    const size_t at = size_t(longest) * l, size = size_t(longest) * W + 1;
+    S* x = lane_x_.get(3 * size) + 3 * at;
+    int32_t *list = lane_list_.get(size) + at, *z = lane_sorted_.get(size) + at;
+    int64_t* rows = keep_rows ? lane_row_.get(size) + at : nullptr;
+    count_species(lane.z, lane.n);
+    for (int k = 0; k < lane.n; k++) {
+      const int s = first_[lane.z[k]]++;
+      for (int c = 0; c < 3; c++) x[3 * s + c] = lane.x[3 * k + c];
+      list[s] = lane.list[k];
+      z[s] = lane.z[k];
+      if (rows) rows[s] = job.start[atom[l]] + k;
     }
-    from += 3 * start;
-    S* x = reinterpret_cast<S*>(d) + l;
-    if (n_species == 1) {
-      for (int k = 0; k < n; k++, x += 3 * W, from += 3) {
-        x[0] = from[0];
-        x[W] = from[1];
-        x[2 * W] = from[2];
-      }
-      if (keep_neighbours)
-        for (int k = 0; k < n; k++) neighbour[k * W + l] = base + list[k];
-      if (keep_rows)
-        for (int k = 0; k < n; k++) row[k * W + l] = start + k;
-    } else {
-      for (int k = 0; k < n; k++) {
-        int32_t j = base + list[k], other = job.species[j];
-        int s = first_[other]++;
-        for (int c = 0; c < 3; c++) x[(3 * s + c) * W] = from[3 * k + c];
-        if (keep_neighbours) neighbour[s * W + l] = j;
-        if (keep_rows) row[s * W + l] = start + k;
-        z[s * W + l] = other;
-      }
-    }
-    if (kDual && n) load_tangent(l, n);
-    return n;
+    lane = {x, list, z, rows, lane.base, lane.n};
   }
 
-  void load_tangent(int l, int n) {
-    const S* x = reinterpret_cast<const S*>(d);
-    S* out = reinterpret_cast<S*>(d_dot);
-    if (job.d_dot) {
-      const S* from = static_cast<const S*>(job.d_dot);
-      for (int s = 0; s < n; s++)
-        for (int k = 0; k < 3; k++) out[(3 * s + k) * W + l] = from[3 * row[s * W + l] + k];
-      return;
-    }
-    int64_t a = atom[l];
-    const S* v = static_cast<const S*>(job.v);
-    const S* t = static_cast<const S*>(job.strain) + 6 * a;
-    const S own[3] = {v[3 * a], v[3 * a + 1], v[3 * a + 2]};
-    for (int s = 0; s < n; s++) {
-      const S* other = v + 3 * int64_t(neighbour[s * W + l]);
-      S dx = x[(3 * s) * W + l], dy = x[(3 * s + 1) * W + l], dz = x[(3 * s + 2) * W + l];
-      out[(3 * s) * W + l] = own[0] - other[0] + t[0] * dx + t[5] * dy + t[4] * dz;
-      out[(3 * s + 1) * W + l] = own[1] - other[1] + t[5] * dx + t[1] * dy + t[3] * dz;
-      out[(3 * s + 2) * W + l] = own[2] - other[2] + t[4] * dx + t[3] * dy + t[2] * dz;
-    }
+  // first_[z]: how many of the n species come before z.
+  void count_species(const int32_t* species_of, int n) {
+    std::fill(first_.begin(), first_.end(), 0);
+    for (int k = 0; k < n; k++) first_[species_of[k] + 1]++;
+    for (int k = 0; k < n_species; k++) first_[k + 1] += first_[k];
   }
 
   // Inference: displacements from positions; neighbours beyond the cutoff (the skin) are left out.
-  int load_positions(int l) {
-    int64_t a = atom[l], start = job.start[a];
-    int n = job.count[a], kept = 0;
+  bool find_pairs(int l, int longest, Lane& lane) {
+    const int64_t a = atom[l];
+    const int n = job.count[a];
+    int kept = 0;
     const double* x = w.positions;
     const double ox = x[3 * a], oy = x[3 * a + 1], oz = x[3 * a + 2], limit = p.r_max * p.r_max;
-    double* near = near_.get(3 * size_t(n) + 3);
-    int32_t* found = found_.get(size_t(n) + 1);
-    const int32_t* list = job.neighbour + start;
+    const size_t at = size_t(longest) * l, size = size_t(longest) * W + W;
+    S* near = lane_x_.get(3 * size) + 3 * at;
+    int32_t* found = lane_list_.get(size) + at;
+    const int32_t* list = job.neighbour + job.start[a];
+    uint32_t last = 0;
+    for (int k = 0; k < n; k++) last = std::max(last, uint32_t(list[k]));
+    if (n && last >= w.n_all) return false;
     for (int k = 0; k < n; k++) {
-      int32_t j = list[k];
-      if (j < 0 || j >= w.n_all) return -1;
-      double dx = x[3 * int64_t(j)] - ox, dy = x[3 * int64_t(j) + 1] - oy, dz = x[3 * int64_t(j) + 2] - oz;
-      near[3 * kept] = dx;
-      near[3 * kept + 1] = dy;
-      near[3 * kept + 2] = dz;
-      found[kept] = j;
+      const int64_t j = list[k];
+      const double dx = x[3 * j] - ox, dy = x[3 * j + 1] - oy, dz = x[3 * j + 2] - oz;
+      near[3 * kept] = S(dx);
+      near[3 * kept + 1] = S(dy);
+      near[3 * kept + 2] = S(dz);
+      found[kept] = int32_t(j);
       kept += !(dx * dx + dy * dy + dz * dz >= limit);
     }
-    std::fill(first_.begin(), first_.end(), 0);
-    if (n_species > 1) {
-      for (int k = 0; k < kept; k++) first_[job.species[found[k]] + 1]++;
-      for (int s = 0; s < n_species; s++) first_[s + 1] += first_[s];
-    }
-    S* out = reinterpret_cast<S*>(d);
+    lane = {near, found, nullptr, nullptr, 0, kept};
+    if (n_species == 1) return true;
+    int32_t* other = lane_species_.get(size) + at;
+    for (int k = 0; k < kept; k++) other[k] = job.species[found[k]];
+    count_species(other, kept);
+    S* x_sorted = lane_x_sorted_.get(3 * size) + 3 * at;
+    int32_t *list_sorted = lane_list_sorted_.get(size) + at, *z_sorted = lane_sorted_.get(size) + at;
     for (int k = 0; k < kept; k++) {
-      int32_t j = found[k];
-      int other = n_species > 1 ? job.species[j] : 0;
-      int s = first_[other]++;
-      for (int c = 0; c < 3; c++) out[(3 * s + c) * W + l] = S(near[3 * k + c]);
-      neighbour[s * W + l] = j;
-      if (n_species > 1) z[s * W + l] = other;
+      const int s = first_[other[k]]++;
+      for (int c = 0; c < 3; c++) x_sorted[3 * s + c] = near[3 * k + c];
+      list_sorted[s] = found[k];
+      z_sorted[s] = other[k];
     }
-    return kept;
+    lane = {x_sorted, list_sorted, z_sorted, nullptr, 0, kept};
+    return true;
+  }
+
+  // ḋ of every slot: given, or that of the displacement field of v and strain.
+  void load_tangent() {
+    if (job.d_dot) {
+      const S* from = static_cast<const S*>(job.d_dot);
+      for (int s = 0; s < n_slots; s++)
+        for (int k = 0; k < 3; k++)
+          for (int l = 0; l < W; l++) {
+            const int64_t r = row[s * W + l];
+            d_dot[3 * s + k][l] = r < 0 ? S(0) : from[3 * r + k];
+          }
+      return;
+    }
+    const S *v = static_cast<const S*>(job.v), *strain = static_cast<const S*>(job.strain);
+    V own[3], t[6];
+    for (int l = 0; l < W; l++) {
+      for (int k = 0; k < 3; k++) own[k][l] = v[3 * int64_t(atom[l]) + k];
+      for (int k = 0; k < 6; k++) t[k][l] = strain[6 * int64_t(atom[l]) + k];
+    }
+    for (int s = 0; s < n_slots; s++) {
+      V other[3];
+      UNROLL for (int l = 0; l < W; l++) {
+        const S* at = v + 3 * int64_t(neighbour[s * W + l]);
+        for (int k = 0; k < 3; k++) other[k][l] = at[k];
+      }
+      const V x = d[3 * s], y = d[3 * s + 1], zz = d[3 * s + 2];
+      d_dot[3 * s] = own[0] - other[0] + t[0] * x + t[5] * y + t[4] * zz;
+      d_dot[3 * s + 1] = own[1] - other[1] + t[5] * x + t[1] * y + t[3] * zz;
+      d_dot[3 * s + 2] = own[2] - other[2] + t[4] * x + t[3] * y + t[2] * zz;
+    }
   }
 
   // --- radial functions and monomials ---
