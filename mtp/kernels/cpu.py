@@ -21,7 +21,7 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
 from mtp.heads import Readout
 
-ABI = 3
+ABI = 4
 """MTP_ABI of mtp/kernels/src/mtp.h, the interface that is described here."""
 
 MESSAGE_SIZE = 1024

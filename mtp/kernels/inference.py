@@ -45,6 +45,9 @@ def _library() -> ctypes.CDLL:
     lib.mtp_model_compute_graded.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 11, *message]
     lib.mtp_model_set_grading.argtypes = [c_void_p, c_int64, *[c_void_p] * 3, *message]
     lib.mtp_model_has_grading.argtypes = [c_void_p]
+    lib.mtp_model_components.argtypes = [c_void_p]
+    lib.mtp_model_components.restype = c_int64
+    lib.mtp_model_tensor.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 7, *message]
     lib.mtp_neighbours_new.argtypes = [
         *(c_int64, c_void_p, c_void_p, c_void_p, c_double, c_int64),
         *(POINTER(c_void_p), *message),
@@ -99,7 +102,10 @@ class Evaluation:
 
 
 class NativeModel:
-    """One energy head of a potential inside the kernel's library, float64 or float32 in one."""
+    """One head of a potential inside the kernel's library, float64 or float32 in one.
+
+    An energy head, or one for dipoles or polarizabilities, which come from model files only.
+    """
 
     def __init__(self, pointer: c_void_p) -> None:
         self._pointer = pointer
@@ -172,9 +178,27 @@ class NativeModel:
         torch.get_num_threads() says how many threads. Raises InvalidInput when the energy is not
         finite.
         """
+        return self._kept(neighbours, species).compute(self._pointer, positions, single, grades)
+
+    @property
+    def components(self) -> int:
+        """Of the tensor that the head predicts: 3 of a dipole, 6 of a polarizability, or 0."""
+        return _library().mtp_model_components(self._pointer)
+
+    def tensor(
+        self, neighbours: Neighbours, species: np.ndarray, positions: np.ndarray, single: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tensor (components,) and the atoms' shares (atoms, components), e·Å or Å³.
+
+        Arguments and errors as those of `compute`.
+        """
+        buffers = self._kept(neighbours, species)
+        return buffers.tensor(self._pointer, positions, single, self.components)
+
+    def _kept(self, neighbours: Neighbours, species: np.ndarray) -> _Buffers:
         if self._buffers is None or not self._buffers.are_for(neighbours, species):
             self._buffers = _Buffers(neighbours, species)
-        return self._buffers.compute(self._pointer, positions, single, grades)
+        return self._buffers
 
 
 class _Buffers:
@@ -204,16 +228,29 @@ class _Buffers:
         self, model: c_void_p, positions: np.ndarray, single: bool, grades: bool
     ) -> Evaluation:
         lib, (n, n_all) = _library(), self.sizes
-        positions = np.ascontiguousarray(positions, np.float64)
-        lib.mtp_ghosts_place(n_all, *self.shifts, positions.ctypes.data, self.positions.ctypes.data)
+        given = self._given(model, positions, single)
         energies = np.empty(n)
-        sizes = (int(single), torch.get_num_threads(), n, n_all)
         found = np.empty(n) if grades else None
         graded = None if found is None else found.ctypes.data
         results = (self.energy.ctypes.data, energies.ctypes.data, *self.results, None, graded)
-        given = (model, *sizes, *self.given)
         call(lib.mtp_model_compute_graded, *given, *results, refused=InvalidInput)
         lib.mtp_ghosts_fold(n, n_all, *self.fold)
         return Evaluation(
             float(self.energy[0]), energies, self.forces[:n].copy(), self.virial.copy(), found
         )
+
+    def tensor(
+        self, model: c_void_p, positions: np.ndarray, single: bool, components: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = np.empty(components), np.empty((self.sizes[0], components))
+        given = self._given(model, positions, single)
+        results = (array.ctypes.data for array in found)
+        call(_library().mtp_model_tensor, *given, *results, refused=InvalidInput)
+        return found
+
+    def _given(self, model: c_void_p, positions: np.ndarray, single: bool) -> tuple:
+        """Arguments of a call, with the ghosts where these positions take them."""
+        place, (n, n_all) = _library().mtp_ghosts_place, self.sizes
+        positions = np.ascontiguousarray(positions, np.float64)
+        place(n_all, *self.shifts, positions.ctypes.data, self.positions.ctypes.data)
+        return (model, int(single), torch.get_num_threads(), n, n_all, *self.given)

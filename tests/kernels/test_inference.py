@@ -140,6 +140,52 @@ def test_heads_of_different_networks(tmp_path: Path) -> None:
         assert_same(found, predicted(made, structure, head), structure, 1e-12)
 
 
+@pytest.mark.parametrize("kind", ["dipole", "polarizability"])
+@pytest.mark.parametrize("hidden", [(), (5, 5)], ids=["linear", "gated"])
+@pytest.mark.parametrize("more", [{}, {"species": (8, 1), "level": 6}], ids=["all", "selected"])
+def test_tensor_heads(kind: str, hidden: tuple, more: dict, tmp_path: Path) -> None:
+    head = HeadSpec("tensor", kind, hidden=hidden, activation="silu", timestep=True, **more)
+    energy = HeadSpec("energy", hidden=(4,))
+    made = random_potential(SPECIES, cutoff=CUTOFF, min_dist=MIN_DIST, heads=(head, energy))
+    save_model(tmp_path / "model", made)
+    model = NativeModel.load(tmp_path / "model", "tensor")
+    assert model.components == {"dipole": 3, "polarizability": 6}[kind]
+    for name in ("five species", "molecule", "no pairs", "slab"):
+        structure = SYSTEMS[name]
+        expected = predicted(made, structure, "tensor").values
+        for single, relative in ((False, 1e-12), (True, 1e-4)):
+            total, atomic = tensor(model, structure, single)
+            for found, wanted in ((total, expected[kind][0]), (atomic, expected[f"atomic_{kind}"])):
+                size = max(1.0, float(wanted.abs().max()))
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=relative * size)
+        energies = NativeModel.load(tmp_path / "model", "energy")
+        species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+        found = evaluate(energies, structure, species)
+        assert_same(found, predicted(made, structure, "energy"), structure, 1e-12)
+
+
+def tensor(model: NativeModel, structure: Structure, single: bool) -> tuple:
+    from ase import Atoms
+
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+    neighbours = Neighbours.find(atoms, model.cutoff)
+    return model.tensor(neighbours, species, atoms.positions, single)
+
+
+def test_energies_and_tensors_are_not_confused(tmp_path: Path) -> None:
+    heads = (HeadSpec("d", "dipole"), HeadSpec("e"))
+    made = random_potential(SPECIES, cutoff=CUTOFF, min_dist=MIN_DIST, heads=heads)
+    save_model(tmp_path / "model", made)
+    dipole, energy = (NativeModel.load(tmp_path / "model", name) for name in "de")
+    structure = SYSTEMS["molecule"]
+    species = np.searchsorted(SPECIES, structure.numbers).astype(np.int32)
+    with pytest.raises(InvalidInput, match="predicts a tensor, not energies"):
+        evaluate(dipole, structure, species)
+    with pytest.raises(InvalidInput, match="predicts energies, not a tensor"):
+        tensor(energy, structure, False)
+
+
 @pytest.mark.parametrize("hidden", [(), (6, 6)], ids=["linear", "network"])
 def test_single_precision(program: Path, hidden: tuple, tmp_path: Path) -> None:
     """A file in float64 computed in float32, and a file in float32 computed in both."""

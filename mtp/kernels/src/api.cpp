@@ -270,10 +270,36 @@ void check_job(const mtp_job& job) {
 }
 
 void check_readout(const Readout& readout, const Plan& plan, int64_t n_species) {
-  if (readout.n_scalars != int64_t(plan.scalars.size()))
+  if (readout.n_outputs() != int64_t(plan.scalars.size()))
     throw std::runtime_error("basis and readout do not belong together");
   if (readout.n_biases != 1 && readout.n_biases != n_species)
     throw std::runtime_error("the readout's biases are not for this number of species");
+}
+
+// A call of the inference entry; its results are still to be named.
+Work inference(const mtp_model& model, int64_t single, int64_t n_threads, int64_t n_local, int64_t n_all,
+               const int32_t* species, const double* positions, const int64_t* start, const int32_t* count,
+               const int32_t* neighbour) {
+  if (n_local < 0 || n_local > n_all) throw std::runtime_error("more local atoms than atoms");
+  if (n_all > INT32_MAX) throw std::runtime_error("more atoms and ghosts than 32 bits can count");
+  check_species(species, n_all, model.n_species);
+  Work work;
+  work.plan = &model.plan;
+  work.readout = &model.readout;
+  work.positions = positions;
+  work.n_all = n_all;
+  mtp_job& job = work.job;
+  job.single = single;
+  job.n_threads = n_threads;
+  job.n_atoms = n_local;
+  job.n_species = model.n_species;
+  job.n_rows = INT64_MAX;
+  job.species = species;
+  job.start = start;
+  job.count = count;
+  job.neighbour = neighbour;
+  job.c = single ? static_cast<const void*>(model.c_single.data()) : model.c.data();
+  return work;
 }
 
 // What the readout gives for each species without neighbours; taken from the kernel itself, so that
@@ -283,8 +309,9 @@ void set_offsets(mtp_model& model) {
   std::vector<int32_t> species, none(n, 0);
   const std::vector<int64_t> start(n, 0);
   for (int64_t i = 0; i < n; i++) species.push_back(int32_t(i));
+  const int64_t components = model.readout.components;
   for (int64_t single : {0, 1}) {
-    model.offset[single].assign(n, 0.0);
+    model.offset[single].assign(n * std::max<int64_t>(1, components), 0.0);
     Work work;
     work.plan = &model.plan;
     work.readout = &model.readout;
@@ -297,11 +324,12 @@ void set_offsets(mtp_model& model) {
     job.start = start.data();
     job.count = job.base = none.data();
     job.c = single ? static_cast<const void*>(model.c_single.data()) : model.c.data();
-    job.energies = model.offset[single].data();
+    (components ? work.tensors : job.energies) = model.offset[single].data();
     run_chosen(work);
-    for (double energy : model.offset[single])
-      if (!(energy - energy == 0))
-        throw std::runtime_error("the model is damaged: an isolated atom has no finite energy");
+    for (double value : model.offset[single])
+      if (!(value - value == 0))
+        throw std::runtime_error("the model is damaged: an isolated atom has no finite " +
+                                 std::string(components ? "tensor" : "energy"));
   }
 }
 
@@ -337,7 +365,7 @@ Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const 
 
 Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths, const char* activation,
                      bool timestep, int64_t n_biases) {
-  if (n_scalars < 1 || n_layers < 0 || n_layers > kMaxLayers || n_biases < 1)
+  if (n_scalars < 0 || n_layers < 0 || n_layers > kMaxLayers || n_biases < 1)
     throw std::runtime_error("the readout is not valid");
   Readout readout;
   readout.n_scalars = readout.total_width = n_scalars;
@@ -537,31 +565,16 @@ int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_t
                              double* energy, double* energies, double* forces, double* virial,
                              double* atom_virial, double* grades, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
-    if (n_local < 0 || n_local > n_all) throw std::runtime_error("more local atoms than atoms");
-    if (n_all > INT32_MAX) throw std::runtime_error("more atoms and ghosts than 32 bits can count");
-    mtp::check_species(species, n_all, model->n_species);
-    std::vector<double> own_virial(atom_virial ? 0 : 6 * n_local);
-    mtp::Work work;
-    work.plan = &model->plan;
-    work.readout = &model->readout;
-    work.positions = positions;
-    work.n_all = n_all;
+    if (model->readout.components) throw std::runtime_error("the model predicts a tensor, not energies");
+    mtp::Work work = mtp::inference(*model, single, n_threads, n_local, n_all, species, positions, start, count,
+                                    neighbour);
     if (grades && !model->grading.n)
       throw std::runtime_error("the model has no active set to compute grades from");
     work.grading = &model->grading;
     work.grades = grades;
+    std::vector<double> own_virial(atom_virial ? 0 : 6 * n_local);
     mtp_job& job = work.job;
     job.energies = energies;
-    job.single = single;
-    job.n_threads = n_threads;
-    job.n_atoms = n_local;
-    job.n_species = model->n_species;
-    job.n_rows = INT64_MAX;
-    job.species = species;
-    job.start = start;
-    job.count = count;
-    job.neighbour = neighbour;
-    job.c = single ? static_cast<const void*>(model->c_single.data()) : model->c.data();
     job.forces = forces;
     job.virial = atom_virial ? atom_virial : own_virial.data();
     mtp::run_chosen(work);
@@ -577,6 +590,35 @@ int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_t
     for (int64_t i = 0; i < 3 * n_all; i++) finite += forces[i] - forces[i];
     if (!(finite == 0))
       throw std::runtime_error("the energy is not finite: atoms coincide, or the model is damaged");
+  });
+}
+
+int64_t mtp_model_components(const mtp_model* model) { return model->readout.components; }
+
+int mtp_model_tensor(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local, int64_t n_all,
+                     const int32_t* species, const double* positions, const int64_t* start, const int32_t* count,
+                     const int32_t* neighbour, double* total, double* atomic, char* message,
+                     int64_t message_size) {
+  return mtp::guarded(message, message_size, [&] {
+    const int64_t n = model->readout.components;
+    if (!n) throw std::runtime_error("the model predicts energies, not a tensor");
+    mtp::Work work = mtp::inference(*model, single, n_threads, n_local, n_all, species, positions, start, count,
+                                    neighbour);
+    work.tensors = atomic;
+    mtp::run_chosen(work);
+    std::fill(total, total + n, 0.0);
+    for (int64_t i = 0; i < n_local; i++)
+      for (int64_t k = 0; k < n; k++) {
+        const int32_t z = species[i];
+        double& value = atomic[n * i + k];
+        const double shift = model->readout.isotropic && k < 3 ? model->shifts[z] : 0.0;
+        value = model->selected[z] ? value - model->offset[single ? 1 : 0][n * z + k] + shift : 0.0;
+        total[k] += value;
+      }
+    double finite = 0;
+    for (int64_t k = 0; k < n; k++) finite += total[k] - total[k];
+    if (!(finite == 0))
+      throw std::runtime_error("the tensor is not finite: atoms coincide, or the model is damaged");
   });
 }
 

@@ -236,6 +236,10 @@ class Pass {
     for (const Trace& t : p.traces) m[t.row] = m[t.from[0]] + m[t.from[1]] + m[t.from[2]];
     contract(p.forward, m, m, m, false);
     write_invariants();
+    if (w.tensors) {
+      sum_tensors();
+      return true;
+    }
     if (w.grades) write_grades();
     bool reverse = job.b_bar || job.b_dot_bar || w.readout;
     if (!reverse) return true;
@@ -802,24 +806,10 @@ class Pass {
     const Readout& head = *w.readout;
     const int n = static_cast<int>(p.scalars.size());
     const size_t total = head.total_width;
-    T* in = layer_.get(4 * total);  // inputs of the layers; their activations and those' slopes; ∂E/∂input
+    // Inputs of the layers; their activations and those' slopes; ∂E/∂input. Each ends where the last layer does.
+    T* in = layer_.get(4 * total);
     T *act = in + total, *steep = act + total, *slope = steep + total;
-    for (int s = 0; s < n; s++)
-      in[s] = times(m[p.scalars[s]] - constant(S(head.mean[s])), S(head.inverse_std[s]));
-    for (const DenseLayer& layer : head.layers) {
-      const int64_t a = layer.n_in, b = layer.n_out;
-      const S* timestep = layer.timestep < 0 ? nullptr : weights + layer.timestep;
-      dense(in, weights + layer.weight, bias_of(layer, weights), act, a, b);
-      activate(head.activation, act, steep, b);
-      T* out = in + a;
-      for (int64_t j = 0; j < b; j++) {
-        const T y = timestep ? times(act[j], timestep[j]) : act[j];
-        out[j] = layer.skip ? in[j] + y : y;
-      }
-      act += b;
-      steep += b;
-      in = out;
-    }
+    run_layers(in, act, steep);
     const int64_t width = head.last_width;
     const S* weight = weights + head.last;
     T seed = constant(S(head.scale));
@@ -857,6 +847,49 @@ class Pass {
       slope = below;
     }
     for (int s = 0; s < n; s++) g[p.scalars[s]] += times(slope[s], S(head.inverse_std[s]));
+  }
+
+  // The layers on the standardised invariants, moving the pointers on to the last layer.
+  void run_layers(T*& in, T*& act, T*& steep) {
+    const Readout& head = *w.readout;
+    for (int64_t s = 0; s < head.n_scalars; s++)
+      in[s] = times(m[p.scalars[s]] - constant(S(head.mean[s])), S(head.inverse_std[s]));
+    for (const DenseLayer& layer : head.layers) {
+      const int64_t a = layer.n_in, b = layer.n_out;
+      const S* timestep = layer.timestep < 0 ? nullptr : weights + layer.timestep;
+      dense(in, weights + layer.weight, bias_of(layer, weights), act, a, b);
+      activate(head.activation, act, steep, b);
+      T* out = in + a;
+      for (int64_t j = 0; j < b; j++) {
+        const T y = timestep ? times(act[j], timestep[j]) : act[j];
+        out[j] = layer.skip ? in[j] + y : y;
+      }
+      act += b;
+      steep += b;
+      in = out;
+    }
+  }
+
+  // Dipoles or polarizabilities of the atoms: Σ gate · tensor.
+  void sum_tensors() {
+    const Readout& head = *w.readout;
+    T *in = layer_.get(3 * head.total_width + 1), *act = in + head.total_width, *steep = act + head.total_width;
+    run_layers(in, act, steep);
+    V sum[6] = {V{}, V{}, V{}, V{}, V{}, V{}};
+    const int32_t* rows = p.scalars.data() + head.n_scalars;
+    const S* weight = weights + head.last;
+    for (int64_t k = 0; k < head.n_gates; k++, weight += head.last_width + 1) {
+      V gate = V{} + weight[head.last_width];
+      for (int64_t i = 0; i < head.last_width; i++) gate += value(in[i]) * weight[i];
+      if (head.isotropic && !k) {
+        for (int c = 0; c < 3; c++) sum[c] += gate;
+        continue;
+      }
+      for (int64_t c = 0; c < head.components; c++) sum[c] += gate * value(m[*rows++]);
+    }
+    for (int l = 0; l < n_lanes; l++)
+      for (int64_t c = 0; c < head.components; c++)
+        w.tensors[head.components * atom[l] + c] = double(sum[c][l]) * head.scale;
   }
 
   template <class X>

@@ -12,7 +12,9 @@ struct mtp_model {
   std::vector<int64_t> atomic_numbers;  // of a model from a file
   std::vector<double> c, shifts;
   std::vector<float> c_single;
-  std::vector<double> offset[2];  // energies without neighbours or shift, in double and in single precision
+  // What the readout gives without neighbours, (S) energies or (S, components), in double and in single.
+  std::vector<double> offset[2];
+  std::vector<char> selected;  // (S) whether atoms of a species contribute to a tensor
   mtp::Grading grading;  // n = 0: none
 
   void set(int64_t species, const double* coefficients, const double* species_shifts) {

@@ -1,5 +1,6 @@
 // A model file (mtp/model_file.py) as a potential ready for inference. Everything in the file is
 // checked: a damaged one is an error, never a crash.
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -51,6 +52,14 @@ class Tensors {
   int64_t size() const { return int64_t(content_.size()); }  // bytes: there are fewer numbers
   bool has(const std::string& name) const { return header_.find(name); }
 
+  std::vector<int64_t> shape(const std::string& name) const { return entry_of(name).at("shape").integers(); }
+
+  int64_t length(const std::string& name) const {
+    const std::vector<int64_t> found = shape(name);
+    if (found.size() != 1) fail("tensor " + name + " has a wrong shape");
+    return found[0];
+  }
+
   std::vector<double> real(const std::string& name, const std::vector<int64_t>& shape) const {
     const Json& entry = find(name, shape);
     const std::string& dtype = entry.at("dtype").string();
@@ -75,7 +84,7 @@ class Tensors {
 
   // Rows of `columns` numbers each, or plain numbers where columns is 0.
   std::vector<int64_t> integers(const std::string& name, int64_t columns) const {
-    std::vector<int64_t> shape = entry_of(name).at("shape").integers();
+    std::vector<int64_t> shape = this->shape(name);
     if (shape.empty()) fail("tensor " + name + " is one number");
     shape.resize(columns ? 2 : 1);
     if (columns) shape[1] = columns;
@@ -137,14 +146,47 @@ size_t choose_head(const std::vector<std::string>& heads, const char* asked) {
        (asked ? "it has no '" + std::string(asked) + "'" : "it has several and none was named"));
 }
 
-Readout read_head(const Tensors& tensors, const Json& spec, int64_t n_scalars, int64_t n_species) {
-  const std::string name = "heads." + spec.at("name").string() + ".";
+// Shape of the last weights of a tensor: gates on the last layer, or plain weights of the invariants
+// (of the unit tensor's gate) and of the tensors.
+std::vector<int64_t> gates_shape(const Readout& readout) {
+  if (!readout.layers.empty()) return {readout.n_gates, readout.last_width + 1};
+  return {1, (readout.isotropic ? readout.n_scalars : 0) + readout.n_tensors()};
+}
+
+// Both as gates on the last layer and a 1 behind it; tensors are divided by their size.
+void put_gates(const std::vector<double>& from, const std::vector<double>& size, double step, Readout& readout) {
+  const int64_t row = readout.last_width + 1;
+  double* to = readout.weights.data() + readout.last;
+  size_t next = 0;
+  for (int64_t k = 0; k < readout.n_gates; k++) {
+    const bool unit = readout.isotropic && !k;
+    const double factor = unit ? step : step / size[k - readout.isotropic];
+    for (int64_t i = 0; i < row; i++) {
+      const bool there = !readout.layers.empty() || (unit ? i + 1 < row : i + 1 == row);
+      to[k * row + i] = there ? from[next++] * factor : 0.0;
+    }
+  }
+}
+
+// n_outputs: of the head's table: invariants, and for a tensor the components of covariants behind them.
+Readout read_head(const Tensors& tensors, const Json& spec, int64_t n_outputs, int64_t n_species) {
+  const std::string name = "heads." + spec.at("name").string() + ".", kind = spec.at("kind").string();
+  const int64_t components = kind == "dipole" ? 3 : kind == "polarizability" ? 6 : 0;
+  if (!components && kind != "energy") fail("a head of unknown kind '" + kind + "'");
+  std::vector<double> size;
+  if (components) size = tensors.real(name + "size", {tensors.length(name + "size")});
+  const int64_t n_tensors = int64_t(size.size()), n_scalars = n_outputs - n_tensors * components;
+  if (n_scalars < 0) fail("tensor " + name + "size is longer than its table");
   const std::vector<int64_t> hidden = spec.at("hidden").integers();
   const bool embedded = spec.at("embedded").boolean() && !hidden.empty();
   Readout readout = make_readout(n_scalars, int64_t(hidden.size()), hidden.data(),
                                  spec.at("activation").string().c_str(), spec.at("timestep").boolean(),
                                  embedded ? n_species : 1);
-  if (readout.n_weights() > tensors.size()) fail("its header has wider layers than its tensors");
+  readout.components = components;
+  readout.isotropic = components == 6;
+  readout.n_gates = components ? n_tensors + readout.isotropic : 0;
+  if (readout.n_weights() / (n_tensors + 1) > tensors.size())
+    fail("its header has wider layers than its tensors");
   readout.weights.assign(readout.n_weights(), 0.0);
   readout.mean.assign(n_scalars, 0.0);
   const double step = tensors.real(name + "step", {})[0];
@@ -159,7 +201,10 @@ Readout read_head(const Tensors& tensors, const Json& spec, int64_t n_scalars, i
       put(own + "bias", {layer.n_out}, layer.bias + row * layer.n_out);
     if (layer.timestep >= 0) put(own + "timestep", {layer.n_out}, layer.timestep);
   }
-  put("last.weight", {1, readout.last_width}, readout.last);
+  if (components)
+    put_gates(tensors.real(name + "last.weight", gates_shape(readout)), size, step, readout);
+  else
+    put("last.weight", {1, readout.last_width}, readout.last);
   if (embedded) {  // added to the biases of the first layer
     int64_t at = readout.layers[0].bias;
     for (double bias : tensors.real(name + "species_bias", {n_species, hidden[0]}))
@@ -172,29 +217,59 @@ Readout read_head(const Tensors& tensors, const Json& spec, int64_t n_scalars, i
   return readout;
 }
 
+struct Table {
+  Plan plan;
+  int64_t n_outputs;
+};
+
+// The moment table whose tensors begin with `prefix`.
+Table read_table(const Tensors& tensors, const Json& spec, const std::string& prefix, int64_t n_moments) {
+  const std::vector<int64_t> basic = tensors.integers(prefix + "basic", 4);
+  const std::vector<int64_t> products = tensors.integers(prefix + "products", 4);
+  const std::vector<int64_t> scalars = tensors.integers(prefix + "scalars", 0);
+  const int64_t n_basic = int64_t(basic.size() / 4), n_products = int64_t(products.size() / 4);
+  const int64_t n_outputs = int64_t(scalars.size());
+  if (n_moments > n_basic + n_products) fail("n_moments is larger than its table");
+  return {make_plan(n_basic, basic.data(), n_products, products.data(), n_outputs, scalars.data(), n_moments,
+                    spec.at("min_dist").number(), spec.at("cutoff").number(), spec.at("n_q").integer()),
+          n_outputs};
+}
+
+// Coefficients of the radial functions that the plan has; a table of another head may have more.
+std::vector<double> read_coefficients(const Tensors& tensors, const Plan& plan, int64_t n_species) {
+  const std::vector<int64_t> shape = tensors.shape("radial");
+  if (shape.size() != 4 || shape[2] < plan.n_radial) fail("tensor radial has a wrong shape");
+  const std::vector<double> radial = tensors.real("radial", {n_species, n_species, shape[2], plan.n_q});
+  const std::vector<double> scale = tensors.real("radial_scale", {plan.n_q});
+  const size_t mine = size_t(plan.n_radial) * plan.n_q, all = size_t(shape[2]) * plan.n_q;
+  std::vector<double> c;
+  for (size_t i = 0; i < radial.size(); i++)
+    if (i % all < mine) c.push_back(radial[i] * scale[i % plan.n_q]);
+  return c;
+}
+
 std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, size_t index) {
   const Json& spec = header.at("spec");
   const Json& chosen = spec.at("heads").array()[index];
   const std::string head = chosen.at("name").string();
-  const int64_t n_q = spec.at("n_q").integer(), n_moments = header.at("n_moments").integer();
-  const std::vector<int64_t> basic = tensors.integers("table.basic", 4);
-  const std::vector<int64_t> products = tensors.integers("table.products", 4);
-  const std::vector<int64_t> scalars = tensors.integers("table.scalars", 0);
-  const int64_t n_basic = int64_t(basic.size() / 4), n_products = int64_t(products.size() / 4);
-  if (n_moments > n_basic + n_products) fail("n_moments is larger than its table");
+  const Json* own = header.find("head_moments");
+  const Json* n_moments = own ? own->find(head) : nullptr;  // of a table that the head has for itself
+  const Table table = read_table(tensors, spec, n_moments ? "tables." + head + "." : "table.",
+                                 (n_moments ? *n_moments : header.at("n_moments")).integer());
   auto model = std::make_unique<mtp_model>();
-  model->plan = make_plan(n_basic, basic.data(), n_products, products.data(), int64_t(scalars.size()),
-                          scalars.data(), n_moments, spec.at("min_dist").number(),
-                          spec.at("cutoff").number(), n_q);
+  model->plan = table.plan;
   model->atomic_numbers = spec.at("species").integers();
   const int64_t n = int64_t(model->atomic_numbers.size());
-  model->readout = read_head(tensors, chosen, int64_t(scalars.size()), n);
-  std::vector<double> c = tensors.real("radial", {n, n, model->plan.n_radial, n_q});
-  const std::vector<double> scale = tensors.real("radial_scale", {n_q});
-  for (size_t i = 0; i < c.size(); i++) c[i] *= scale[i % n_q];
-  model->set(n, c.data(), tensors.real("heads." + head + ".shifts", {n}).data());
-  if (tensors.has("grade.neighbourhood")) {
-    const int64_t n_scalars = int64_t(scalars.size());
+  model->readout = read_head(tensors, chosen, table.n_outputs, n);
+  std::vector<double> shifts(n, 0.0);
+  if (!model->readout.components || model->readout.isotropic)
+    shifts = tensors.real("heads." + head + ".shifts", {n});
+  model->set(n, read_coefficients(tensors, table.plan, n).data(), shifts.data());
+  const std::vector<int64_t> only = chosen.at("species").integers();
+  for (int64_t number : model->atomic_numbers)
+    model->selected.push_back(only.empty() || std::count(only.begin(), only.end(), number));
+  if (tensors.has("grade.neighbourhood") && !model->readout.components) {
+    const int64_t n_scalars = table.n_outputs;
     const std::vector<double> mean = tensors.real("grade.mean", {n, n_scalars}),
                               inverse_std = tensors.real("grade.inverse_std", {n, n_scalars}),
                               inverse = tensors.real("grade.neighbourhood", {n, n_scalars, n_scalars});

@@ -18,7 +18,7 @@ typedef struct mtp_neighbours mtp_neighbours;
 
 /* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
  * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
-#define MTP_ABI 3
+#define MTP_ABI 4
 int64_t mtp_abi(void);
 
 /* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
@@ -114,6 +114,15 @@ int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_t
                              const int64_t* start, const int32_t* count, const int32_t* neighbour,
                              double* energy, double* energies, double* forces, double* virial,
                              double* atom_virial, double* grades, char* message, int64_t message_size);
+
+/* A model file's dipole or polarizability head: components is 3 (x y z) or 6 (xx yy zz yz xz xy), or 0 for
+ * energies. total: (components); atomic: (n_local, components), the atoms' shares, in e·Å or Å³. A model
+ * has either energies or a tensor; the other function is an error. */
+int64_t mtp_model_components(const mtp_model* model);
+int mtp_model_tensor(const mtp_model* model, int64_t single, int64_t n_threads, int64_t n_local, int64_t n_all,
+                     const int32_t* species, const double* positions, const int64_t* start, const int32_t* count,
+                     const int32_t* neighbour, double* total, double* atomic, char* message,
+                     int64_t message_size);
 
 /* Active sets for grades; models from files have them already where the file does. mean, inverse_std:
  * (S, n_scalars); inverse: (S, n_scalars, n_scalars). */

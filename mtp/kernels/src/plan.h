@@ -67,16 +67,23 @@ struct DenseLayer {
   bool skip;
 };
 
-// Linear or NN readout of the invariants (mtp_readout_new).
+// Linear or NN readout of the invariants (mtp_readout_new), or that of a tensor.
+//
+// A tensor is the sum of gates times tensors: the unit tensor where it is `isotropic`, then those that
+// stand behind the invariants in the table. A gate is linear in the last layer and a 1 behind it.
 struct Readout {
   int64_t n_scalars = 0, n_biases = 1;
+  int64_t components = 0, n_gates = 0;  // of a tensor; 0 for energies
+  bool isotropic = false;
   std::vector<DenseLayer> layers;
   int64_t last = 0, last_width = 0, total_width = 0;  // last: of the last weights; widths summed up
   Activation activation = Activation::kTanh;
   std::vector<double> weights, mean, inverse_std;
   double scale = 1;
 
-  int64_t n_weights() const { return last + last_width; }
+  int64_t n_tensors() const { return n_gates - isotropic; }
+  int64_t n_outputs() const { return n_scalars + n_tensors() * components; }
+  int64_t n_weights() const { return last + (n_gates ? n_gates * (last_width + 1) : last_width); }
 };
 
 // One call: a job on given displacements, or inference on positions.
@@ -87,6 +94,7 @@ struct Work {
   const double* positions = nullptr;  // inference: displacements come from here
   int64_t n_all = 0;                  // atoms that can be neighbours and receive forces
   const Grading* grading = nullptr;
+  double* tensors = nullptr;          // (atoms, components), of a readout for tensors
   double* grades = nullptr;           // (atoms), with a grading
 };
 
