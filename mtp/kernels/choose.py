@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
 from mtp.basis.moment_table import MomentTable
@@ -28,6 +29,10 @@ class Basis:
     def n_scalars(self) -> int:
         return len(self.table.scalars)
 
+    def __reduce__(self):
+        """For pickle: another process has other handles."""
+        return register_basis, (self.table, self.radial)
+
 
 _BASES: list[Basis] = []
 _KERNELS: dict[tuple[int, str], object] = {}
@@ -36,10 +41,18 @@ _KERNELS: dict[tuple[int, str], object] = {}
 def register_basis(table: MomentTable, radial: RadialSpec) -> Basis:
     """The basis with a handle; the same table and radial basis get the same handle."""
     for basis in _BASES:
-        if basis.table is table and basis.radial == radial:
+        if basis.radial == radial and _same(basis.table, table):
             return basis
     _BASES.append(Basis(table, radial, len(_BASES)))
     return _BASES[-1]
+
+
+def _same(one: MomentTable, two: MomentTable) -> bool:
+    if one is two:
+        return True
+    names = ("basic", "products", "scalars")
+    equal = all(np.array_equal(getattr(one, name), getattr(two, name)) for name in names)
+    return equal and one.n_moments == two.n_moments
 
 
 def basis_of(handle: int) -> Basis:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +280,25 @@ def test_single_precision_is_close_and_keeps_shifts_exact(make) -> None:
     assert rough.energy.dtype == rough.energies.dtype == torch.float64
     assert_near(rough.energies, exact.energies, 2e-5)
     assert_near(rough.forces, exact.forces, 2e-5)
+
+
+def test_a_pickled_potential_works_in_another_process(tmp_path) -> None:
+    """A basis has another handle there: something else was registered first."""
+    potential = random_potential((14,), SMALL)
+    expected = predict(potential, SYSTEMS["bulk"])
+    (tmp_path / "potential").write_bytes(pickle.dumps(potential))
+    program = (
+        "import pickle, sys; from tests.potentials import random_potential; "
+        "from tests.systems import SYSTEMS, geometry; "
+        "random_potential((8, 14)).predict(geometry([SYSTEMS['two species']]).batch()); "
+        "potential = pickle.load(open(sys.argv[1], 'rb')); "
+        "predicted = potential.predict(geometry([SYSTEMS['bulk']]).batch()); "
+        "print(float(predicted.energy[0]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "potential")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == float(expected.energy[0])
 
 
 def test_groups_hold_every_parameter_once(make) -> None:
