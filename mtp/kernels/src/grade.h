@@ -25,32 +25,4 @@ struct Grading {
   const float* columns_of(int64_t species, float) const { return columns_single.data() + species * n * n; }
 };
 
-// max_j |Σ_i x[i]·columns[j, i]| in every lane; several columns at once, so that x is loaded once for them.
-template <class V, class S>
-inline V largest_coefficient(const V* x, const S* columns, int64_t n) {
-  constexpr int kAtOnce = 8;
-  V largest = V{};
-  auto take = [&](V sum) {
-    const V size = sum < 0 ? -sum : sum;
-    largest = size <= largest ? largest : size;  // NaN stays NaN
-  };
-  int64_t j = 0;
-  for (; j + kAtOnce <= n; j += kAtOnce) {
-    V sum[kAtOnce];
-    const S* from = columns + j * n;
-    _Pragma("GCC unroll 8") for (int k = 0; k < kAtOnce; k++) sum[k] = V{};
-    for (int64_t i = 0; i < n; i++) {
-      const V value = x[i];
-      _Pragma("GCC unroll 8") for (int k = 0; k < kAtOnce; k++) sum[k] += value * from[k * n + i];
-    }
-    for (int k = 0; k < kAtOnce; k++) take(sum[k]);
-  }
-  for (; j < n; j++) {
-    V sum = V{};
-    for (int64_t i = 0; i < n; i++) sum += x[i] * columns[j * n + i];
-    take(sum);
-  }
-  return largest;
-}
-
 }  // namespace mtp
