@@ -10,7 +10,7 @@ import torch
 
 from mtp.data import write
 from mtp.geometry import Geometry
-from mtp.potential import HeadSpec, Potential, PotentialSpec
+from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from stages.plan import (
     DataFile,
@@ -59,7 +59,11 @@ def unlabelled(structure: Structure, *terms: str) -> Structure:
     return replace(structure, **dict.fromkeys(terms))
 
 
-def potential(hidden: tuple[int, ...] = (), heads: tuple[str, ...] = ("default",)) -> Potential:
+def potential(
+    hidden: tuple[int, ...] = (),
+    heads: tuple[str, ...] = ("default",),
+    embedding: EmbeddingSpec | None = None,
+) -> Potential:
     """A level 4 potential with random parameters."""
     model = Potential(
         PotentialSpec(
@@ -69,6 +73,7 @@ def potential(hidden: tuple[int, ...] = (), heads: tuple[str, ...] = ("default",
             n_q=3,
             levmax=6,
             heads=tuple(HeadSpec(name, hidden=hidden) for name in heads),
+            embedding=embedding,
         )
     )
     generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mtp.potential import EmbeddingSpec
 from stages.objective import NotFinite, evaluate
 from stages.plan import GROUPS, coefficients
 from stages.run.checkpoint import Position
@@ -107,7 +108,7 @@ def test_training_lowers_the_loss(rng, optimizer, loss, hidden):
     ],
 )
 def test_only_the_groups_of_the_stage_move(rng, optimizer, group):
-    model = potential()
+    model = potential(embedding=EmbeddingSpec((2,)) if group == "type_embedding" else None)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run(rng, stage(trainable=(group,), optimizer=optimizer), model)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
