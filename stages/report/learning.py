@@ -113,19 +113,19 @@ def _exploration(rounds: list[dict[str, Any]]) -> Part:
     rows = [
         [
             str(k),
+            one["ended"],
             f"{one['temperature']:g}",
             one["start"],
             one["steps"],
             float(one["grade"]),
             one["candidates"],
-            one["ended"],
         ]
         for k, record in enumerate(rounds)
         for one in record.get("journeys", ())
     ]
-    head = ("round", "K", "start", "steps", "largest grade", "candidates", "ended")
+    head = ("round", "ended", "K", "start", "steps", "largest grade", "candidates")
     lead = "Runs of molecular dynamics with the student of the round."
-    return Part("Exploration", lead, tables=[Table.of(head, rows)] if rows else [])
+    return Part("Exploration", lead, tables=[Table.of(head, rows, text_columns=2)] if rows else [])
 
 
 def _uncertainty(rounds: list[dict[str, Any]]) -> Part:

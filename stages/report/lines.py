@@ -62,7 +62,8 @@ def lines_plot(
             if axis in log:
                 log_axis(getattr(axes, f"{axis}axis"))
             elif not (axis == "x" and ticks):
-                getattr(axes, f"{axis}axis").set_major_locator(MaxNLocator(6))
+                whole = axis == "x" and all(np.asarray(one.x).dtype.kind in "iu" for one in lines)
+                getattr(axes, f"{axis}axis").set_major_locator(MaxNLocator(6, integer=whole))
         if ticks:
             axes.set_xticks(*ticks)
             axes.set_xlim(ticks[0][0], ticks[0][-1])
