@@ -66,7 +66,8 @@ def _predict(
 def backward(potential: Potential, batch: Batch, head: str, cotangents: dict[str, Tensor]) -> None:
     """Source: docs/theory.md, "Training gradient"."""
     d_energy, d_forces, d_stress = (cotangents[term] for term in PREDICTED["energy"])
-    shear = d_stress.new_tensor([1, 1, 1, 0.5, 0.5, 0.5])
+    shear = d_stress.new_full((6,), 0.5)
+    shear[:3] = 1.0
     strain = (d_stress * shear * _inverse_volume(batch)[:, None])[batch.structure]
     weight, v = d_energy[batch.structure], d_forces.to(potential.dtype)
     readout, strain = potential.heads[head], strain.to(potential.dtype)

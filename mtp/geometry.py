@@ -229,17 +229,14 @@ class Geometry:
         base = np.repeat(np.cumsum(sizes) - sizes, sizes)
         atoms = np.arange(sizes.sum()) + np.repeat(self._atom_start[indices], sizes) - base
         count, start, *arrays = self._pairs_of(indices, atoms)
-        chosen = torch.from_numpy(indices).to(self.device)
-        rows = torch.from_numpy(atoms).to(self.device)
+        chosen, rows = self._send(indices), self._send(atoms)
         return Batch(
             Pairs(
                 self._species[rows],
-                torch.from_numpy(start).to(self.device),
-                torch.from_numpy(count).to(self.device),
-                torch.from_numpy(base.astype(np.int32)).to(self.device),
+                *(self._send(x) for x in (start, count, base.astype(np.int32))),
                 *arrays,
             ),
-            structure=torch.from_numpy(np.repeat(np.arange(len(indices)), sizes)).to(self.device),
+            structure=self._send(np.repeat(np.arange(len(indices)), sizes)),
             indices=indices,
             labels={
                 name: values[rows if TERMS[name].rows == "atom" else chosen]
@@ -249,6 +246,13 @@ class Geometry:
             contributes=None if self._contributes is None else self._contributes[rows],
             **{name: values[chosen] for name, values in self._per_structure.items()},
         )
+
+    def _send(self, values: np.ndarray) -> Tensor:
+        """The values on the device; the host does not wait until a GPU has them."""
+        tensor = torch.from_numpy(values)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _pairs_of(self, indices: np.ndarray, atoms: np.ndarray) -> tuple:
         """Count and start for each atom; then the pair arrays on the device."""

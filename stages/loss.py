@@ -107,9 +107,8 @@ class Errors:
 
 def label_counts(batch: Batch, terms: dict[str, Tensor]) -> Tensor:
     """(terms,) how many numbers of each term are labelled."""
-    rows = [batch.labelled_rows(term).sum() for term in terms]
-    components = torch.tensor([TERMS[t].components for t in terms])
-    return torch.stack(rows).double() * components.to(rows[0].device)
+    rows = [batch.labelled_rows(term).sum() * TERMS[term].components for term in terms]
+    return torch.stack(rows).double()
 
 
 @dataclass(frozen=True)

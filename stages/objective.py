@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from mtp.heads import add_to_gradient
 from mtp.terms import TERMS
-from stages.distributed import all_sum, mine, size, sum_gradients
+from stages.distributed import all_sum, mine, sum_gradients
 from stages.loss import Errors, Sums, cotangents, weighted_loss
 from stages.optimisers.curvature import Preconditioner, flat_gradient
 from stages.plan import Stage, TaskStage
+from stages.recorded import Recorded
 from stages.tasks import Draw, TaskData, chunks
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ class Evaluation:
     """The loss where the parameters stand.
 
     sums: what it comes from, task → Sums.  norms: task → norm of its part of the gradient, where
-    there are several tasks and a gradient was asked for.
+    there are several tasks and a gradient was asked for. On a GPU, which is not waited for, both
+    are tensors of one number.
     """
 
-    value: float
+    value: float | Tensor
     sums: dict[str, Sums]
-    norms: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float | Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Objective:
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
     origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
-    pull · Σ (θ − origin)² over what moves.
+    pull · Σ (θ − origin)² over what moves.  recorded: does minibatches on a GPU as graphs.
     """
 
     potential: Potential
@@ -58,6 +61,7 @@ class Objective:
     draws: list[Draw]
     shares: dict[str, float]
     origin: Mapping[str, Tensor] = field(default_factory=dict)
+    recorded: Recorded | None = None
 
     def batches(self) -> Iterator[tuple[Draw, Batch]]:
         """Every draw, of its frames those of this process."""
@@ -77,26 +81,39 @@ class Objective:
 
     def value(self, with_gradient: bool = False) -> Evaluation:
         """Evaluate the loss, and on request add its gradient to every parameter's ``.grad``."""
-        value, sums, norms = 0.0, {}, _Norms(self)
+        device = next(self.potential.parameters()).device
+        value = torch.zeros((), dtype=torch.float64, device=device)
+        sums, norms = {}, _Norms(self)
         for draw, batch in self.batches():
-            task = self.stage.tasks[draw.task]
-            errors = Errors.of(self.potential.predict(batch, draw.task), batch)
-            normaliser = self.normaliser(draw.task, errors).to(errors.atoms.device)
-            share = self.shares[draw.task]
-            part = Sums.of(errors, task)
-            value += share * float(weighted_loss(part, normaliser, task.coefficients))
+            coefficients = self.stage.tasks[draw.task].coefficients
+            work = partial(self._part, draw.task, with_gradient)
+            if self.recorded is not None and with_gradient:
+                loss, part = self.recorded(draw.task, batch, coefficients, work)
+            else:
+                loss, part = work(batch, coefficients)
+            value += loss
             add(sums, draw.task, part)
             if with_gradient:
-                slopes = cotangents(errors, task, normaliser)
-                slopes = {term: share * slope for term, slope in slopes.items()}
-                self.potential.backward(batch, draw.task, slopes)
                 norms.add(draw.task)
         sums = {task: total(part) for task, part in sums.items()}
-        if size() > 1:
-            value = float(all_sum([torch.tensor(value, dtype=torch.float64)])[0])
-            if with_gradient:
-                sum_gradients(self.potential.parameters())
-        return Evaluation(value + self._pull(with_gradient), sums, norms.found())
+        (value,) = all_sum([value])
+        if with_gradient:
+            sum_gradients(self.potential.parameters())
+        return Evaluation(number(value + self._pull(with_gradient)), sums, norms.found())
+
+    def _part(
+        self, task: str, with_gradient: bool, batch: Batch, coefficients: Mapping[str, float]
+    ) -> tuple[Tensor, Sums]:
+        """The part of one batch in the loss, its sums and, in ``.grad``, its gradient."""
+        plan = replace(self.stage.tasks[task], coefficients=coefficients)
+        errors = Errors.of(self.potential.predict(batch, task), batch)
+        normaliser = self.normaliser(task, errors).to(errors.atoms.device)
+        share, sums = self.shares[task], Sums.of(errors, plan)
+        if with_gradient:
+            slopes = cotangents(errors, plan, normaliser)
+            slopes = {term: share * slope for term, slope in slopes.items()}
+            self.potential.backward(batch, task, slopes)
+        return share * weighted_loss(sums, normaliser, coefficients), sums
 
     def pulled(self) -> Iterator[tuple[Parameter, Tensor]]:
         """The parameters that are drawn to their origin, with it."""
@@ -104,11 +121,11 @@ class Objective:
             if self.stage.pull and parameter.requires_grad and name in self.origin:
                 yield parameter, self.origin[name]
 
-    def _pull(self, with_gradient: bool) -> float:
+    def _pull(self, with_gradient: bool) -> Tensor | float:
         value = 0.0
         for parameter, origin in self.pulled():
             away = parameter.detach() - origin
-            value += self.stage.pull * float(away.double().square().sum())
+            value = value + self.stage.pull * away.double().square().sum()
             if with_gradient:
                 add_to_gradient(parameter, 2 * self.stage.pull * away)
         return value
@@ -148,9 +165,14 @@ class _Norms:
             self.parts[task] = self.parts.get(task, 0.0) + (now - self.before)
             self.before = now
 
-    def found(self) -> dict[str, float]:
+    def found(self) -> dict[str, float | Tensor]:
         parts = all_sum(list(self.parts.values())) if self.parts else []
-        return {task: float(part.norm()) for task, part in zip(self.parts, parts, strict=True)}
+        return {task: number(part.norm()) for task, part in zip(self.parts, parts, strict=True)}
+
+
+def number(value: Tensor) -> float | Tensor:
+    """The number, where the host need not wait for it."""
+    return value if value.is_cuda else float(value)
 
 
 def add(sums: dict[str, Sums], task: str, part: Sums) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mtp.structure import Structure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskData:
     """What one head is trained and validated on.
 
@@ -59,8 +60,11 @@ class TaskData:
         The mean weight is that of the whole training set, so that a structure's weight counts also
         against the structures of other batches.
         """
-        mean = torch.where(self.counts > 0, self.weights / self.counts, 1.0)
-        return counts * mean.to(counts.device)
+        return counts * self._mean_weights(counts.device)
+
+    @cache  # noqa: B019 - as few as there are tasks, and they live as long as the run
+    def _mean_weights(self, device: torch.device) -> Tensor:
+        return torch.where(self.counts > 0, self.weights / self.counts, 1.0).to(device)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
-from stages.distributed import is_root
+from stages.distributed import is_root, size
 from stages.loss import Sums
 from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
 from stages.optimisers.adam import OPTIMISERS, Average
 from stages.plan import Stage
+from stages.recorded import Recorded
 from stages.run.checkpoint import Position
 from stages.schedule import decay, learning_rate, with_prefactors
 from stages.tasks import Draw, Sampler, TaskData, chunks
@@ -96,6 +97,7 @@ class _StageRun:
             self.optimiser.load_state_dict(start.optimiser)
             self.average.load_state_dict(start.average)
         self.start = start
+        self.recorded = self._recorder()
         whole = sum(self.shares.values())
         portions = {task: share / whole for task, share in self.shares.items()}
         self.everything = self._objective(self.sampler.everything(), portions)
@@ -139,11 +141,18 @@ class _StageRun:
                 add(sums, task, part)
             for task, norm in evaluation.norms.items():
                 done, total = effort.get(task, (0, 0.0))
-                effort[task] = [done + 1, total + norm]
+                effort[task] = [done + 1, total + norm]  # on a GPU a tensor: not waited for
             if step + 1 < len(draws):
                 here = (epoch - 1, step + 1, dict(sums), {t: list(e) for t, e in effort.items()})
                 recorder.step(lambda: self._position(*here, time.perf_counter() - begun))  # noqa: B023
-        return sums, lr, effort
+        return sums, lr, {task: [float(x) for x in values] for task, values in effort.items()}
+
+    def _recorder(self) -> Recorded | None:
+        """Graphs of steps: for minibatches of one process whose pairs stay on the GPU."""
+        potential, data = self.setting.potential, self.setting.data.values()
+        there = next(potential.parameters()).is_cuda and all(d.train.cached for d in data)
+        alone = size() == 1 and not self.optimiser.full_batch
+        return Recorded(potential) if there and alone else None
 
     def _draws(self, epoch: int) -> list[Draw | None]:
         """The batches of an epoch; None: all frames of all tasks."""
@@ -157,7 +166,8 @@ class _StageRun:
     def _objective(self, draws: list[Draw], portions: dict[str, float]) -> Objective:
         setting = self.setting
         return Objective(
-            setting.potential, self.stage, setting.data, draws, portions, setting.origin
+            *(setting.potential, self.stage, setting.data, draws, portions, setting.origin),
+            recorded=self.recorded if len(draws) == 1 else None,
         )
 
     def _rate(self, draw: Draw | None, lr: float) -> float:
@@ -178,7 +188,7 @@ class _StageRun:
             epoch,
             step,
             sums or {},
-            effort or {},
+            {task: [float(x) for x in values] for task, values in (effort or {}).items()},
             seconds,
             self.optimiser.state_dict(),
             self.average.state_dict(),

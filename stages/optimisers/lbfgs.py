@@ -127,7 +127,7 @@ class LBFGS:
         evaluation = objective.gradient()
         gradient = flat_gradient(self.parameters)
         slope = 0.0 if direction is None else float(direction @ gradient)
-        return _Point(t, evaluation.value, slope, gradient, evaluation)
+        return _Point(t, float(evaluation.value), slope, gradient, evaluation)
 
     def _get(self) -> Tensor:
         return torch.cat([p.detach().reshape(-1).double() for p in self.parameters])

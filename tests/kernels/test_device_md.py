@@ -52,7 +52,9 @@ def test_lists_hold_the_pairs_of_vesin(name: str) -> None:
     d = pairs.displacement[at]
     count, j, vectors = neighbour_pairs(structure, 4.3)
     wanted = rows(np.repeat(np.arange(len(structure)), count), j, vectors)
-    np.testing.assert_allclose(rows(*(x.cpu().numpy() for x in (centre, neighbour, d))), wanted, atol=2e-6)
+    np.testing.assert_allclose(
+        rows(*(x.cpu().numpy() for x in (centre, neighbour, d))), wanted, atol=2e-6
+    )
     torch.testing.assert_close(pairs.displacement[pairs.incoming[at]], -d)
 
 
