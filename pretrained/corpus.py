@@ -37,6 +37,10 @@ ORGANIC = (1, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
 SEED = 20240
 # Hot electrons: open shells and metal clusters converge, and their energies are smooth.
 HOT, COLD = "tblite:GFN1-xTB@3000K", "tblite:GFN2-xTB"
+LEVELS = {
+    "gfn1": "GFN1-xTB, electrons at 3000 K (tblite)",
+    "gfn2": "GFN2-xTB (tblite)",
+}
 LARGEST = 14  # atoms of a molecule that moves by molecular dynamics
 
 
@@ -69,16 +73,11 @@ def _clusters(size: float) -> Iterator[Atoms]:
     yield from clusters(ALL, round(12000 * size), SEED + 2, (3, 6), LIGANDS)
 
 
-def _large_clusters(size: float) -> Iterator[Atoms]:
-    yield from clusters(ALL, round(1500 * size), SEED + 3, (7, 9))
-    yield from clusters(ALL, round(2500 * size), SEED + 4, (7, 9), LIGANDS)
-
-
 def _organic_pairs(size: float) -> Iterator[Atoms]:
     for number in ORGANIC:
         yield Atoms([number], [[0, 0, 0]], info={"config_type": "atom"})
     yield from dimers(ORGANIC, max(1, round(20 * size)), SEED + 5)
-    yield from clusters(ORGANIC, round(4000 * size), SEED + 6, (3, 7))
+    yield from clusters(ORGANIC, round(1500 * size), SEED + 6, (3, 6))
 
 
 def _organic_rattled(size: float) -> Iterator[Atoms]:
@@ -92,7 +91,7 @@ def _organic_rattled(size: float) -> Iterator[Atoms]:
 
 def _organic_packed(size: float) -> Iterator[Atoms]:
     small = [atoms for atoms in molecules(1, size=size) if len(atoms) <= 10]
-    for i, cluster in enumerate(packed(small, round(2500 * size), SEED + 7)):
+    for i, cluster in enumerate(packed(small, round(1200 * size), SEED + 7)):
         yield from rattle(cluster, 1, SEED + i, 0.1)
 
 
@@ -112,7 +111,6 @@ def _organic_dynamics(size: float) -> Iterator[Atoms]:
 CORPUS = (
     Part("gfn1_pairs", HOT, _pairs),
     Part("gfn1_clusters", HOT, _clusters),
-    Part("gfn1_large_clusters", HOT, _large_clusters),
     Part("gfn2_pairs", COLD, _organic_pairs),
     Part("gfn2_rattled", COLD, _organic_rattled),
     Part("gfn2_packed", COLD, _organic_packed),

@@ -6,14 +6,17 @@ come from one program with one setting, so that their energies can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mtp.data
-from mtp.data.scan import largest_force
+from mtp.baseline import fit_shifts
+from mtp.data.scan import energy_per_atom, largest_force
 from mtp.errors import InvalidInput
 from mtp.structure import Structure
+
+OUTLIER = 8.0  # eV/atom from the sum of species shifts: another reference, or an atom too close
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,12 @@ def prepare(one: DftSet, data: Path, folder: Path, species: Sequence[int]) -> Pa
     return target
 
 
-def _frames(one: DftSet, data: Path, species: set[int]) -> Iterator[Structure]:
-    for name in one.files:
-        for item in mtp.data.read(data / name):
-            forces = 0.0 if item.forces is None else largest_force(item)
-            if set(item.numbers.tolist()) <= species and forces <= one.max_forces:
-                yield item
+def _frames(one: DftSet, data: Path, species: set[int]) -> list[Structure]:
+    """Frames of these species with moderate forces, and energies near the sum of shifts."""
+    kept = []
+    for item in (item for name in one.files for item in mtp.data.read(data / name)):
+        forces = 0.0 if item.forces is None else largest_force(item)
+        if set(item.numbers.tolist()) <= species and forces <= one.max_forces:
+            kept.append(item)
+    shifts = fit_shifts(kept, sorted({z for item in kept for z in item.numbers.tolist()}))
+    return [item for item in kept if abs(energy_per_atom(item, shifts)) < OUTLIER]
