@@ -64,7 +64,7 @@ STARTS: dict[str, tuple[str | None, PotentialSpec]] = {
     ),
     "ORGANIC_SMALL_NN_6": ("ORGANIC_SMALL_6", replace(SMALL, species=ORGANIC, n_q=10)),
 }
-"""Models that do not start from random numbers: whose descriptor they take, None for the network."""
+"""Models that do not start from random numbers: whose descriptor they take; None: the network."""
 FIRST_STEPS = 7600
 STEPS = {"radial": 0.1, "readout": 0.1}
 """How much smaller the first steps of a fine-tuning run are than those of a run from scratch."""
@@ -119,12 +119,14 @@ def start(name: str, options: argparse.Namespace) -> None:
 def train(name: str, control: dict[str, Any], options: argparse.Namespace) -> Path:
     """Train with the command mtp-train; a started run goes on."""
     folder = options.folder / name
+    run = folder / "run"
+    if (run / "metrics.json").exists():
+        return run
     folder.mkdir(parents=True, exist_ok=True)
     if options.quick:
         lists = control["multistage_config"]
         lists["epoch_list"] = [max(1, epochs // 100) for epochs in lists["epoch_list"]]
     write_atomically(folder / "control.json", json.dumps(control, indent=2).encode())
-    run = folder / "run"
     command = [sys.executable, "-m", "stages.cli", "train", str(folder / "control.json")]
     command += ["--output", str(run), *(["--restart"] if run.exists() else [])]
     subprocess.run(command, check=True)
