@@ -33,6 +33,9 @@ RELATIVE = 1e-3  # an invariant spreads at least by this part of its mean
 TOLERANCE = 1.01  # a row enters a set while its grade is larger
 PASSES = 10  # over the training set at most; usually the third finds nothing new
 ATOMS_AT_A_TIME = 4096
+MOST = 160
+"""Invariants of a species that count at most: grades cost their square. Those that the others tell
+best are left out (only above level 16 are there more)."""
 SELECT, BREAK = 2.0, 10.0
 """Grades from which an atom deserves a label, and from which its forces are not to be trusted."""
 PREFIX = "grade."
@@ -51,7 +54,7 @@ class ActiveSet:
 
     @classmethod
     def of_inverse(cls, inverse: np.ndarray) -> ActiveSet:
-        """The set that has this inverse, to go on with other rows."""
+        """The set that has this invertible inverse, to go on with other rows."""
         one = cls(len(inverse))
         one.rows, one.inverse = np.linalg.inv(inverse), inverse.copy()
         return one
@@ -83,7 +86,8 @@ class ActiveSet:
 class Grading:
     """What grades are computed from: S species, n invariants; float64.
 
-    mean, inverse_std: (S, n).  neighbourhood, configuration: (S, n, n) inverses of the active sets.
+    mean, inverse_std: (S, n).  neighbourhood, configuration: (S, n, n) inverses of the active sets,
+    with rows and columns of zeros for invariants that do not count.
     Species without training atoms have those of the start: everything of them is new.
     """
 
@@ -147,45 +151,63 @@ def mean_rows(rows: np.ndarray, structure: np.ndarray, n: int) -> tuple[np.ndarr
 def build_grading(potential: Potential, geometry: Geometry) -> Grading:
     """Active sets of a training set for a potential as it is now; read in chunks, a few times."""
     n_species, n = len(potential.spec.species), len(potential.table.scalars)
-    mean, inverse_std = _moments(potential, geometry, n_species, n)
-    start = np.broadcast_to(np.eye(n) / START, (n_species, n, n))
-    grading = Grading(mean, inverse_std, start.copy(), start.copy())
-    atoms, wholes = ([ActiveSet(n) for _ in range(n_species)] for _ in range(2))
+    mean, inverse_std, used = _standards(potential, geometry, n_species, n)
+    shape = (n_species, n, n)
+    grading = Grading(mean, inverse_std, np.zeros(shape), np.zeros(shape))
+    atoms, wholes = ([ActiveSet(len(used[z])) for z in range(n_species)] for _ in range(2))
     for _ in range(PASSES):
         changed = False
         for batch, invariants, species in chunks(potential, geometry):
             rows, structure = grading.rows(invariants, species), batch.structure.cpu().numpy()
             for z in np.unique(species):
                 mine = species == z
-                means, _ = mean_rows(rows[mine], structure[mine], batch.n_structures)
-                changed |= atoms[z].update(rows[mine])
+                own = rows[mine][:, used[z]]
+                means, _ = mean_rows(own, structure[mine], batch.n_structures)
+                changed |= atoms[z].update(own)
                 changed |= wholes[z].update(means)
         if not changed:
             break
     for z in range(n_species):
-        grading.neighbourhood[z], grading.configuration[z] = atoms[z].inverse, wholes[z].inverse
+        grading.neighbourhood[z][np.ix_(used[z], used[z])] = atoms[z].inverse
+        grading.configuration[z][np.ix_(used[z], used[z])] = wholes[z].inverse
     return grading
 
 
-def _moments(
+def _standards(
     potential: Potential, geometry: Geometry, n_species: int, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(S, n) mean and inverse standard deviation of the invariants over each species' atoms."""
-    count, mean, square = (
-        np.zeros((n_species, 1)),
-        np.zeros((n_species, n)),
-        np.zeros((n_species, n)),
-    )
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Mean and inverse standard deviation (S, n) of the invariants, and which count, by species."""
+    count, mean = np.zeros(n_species), np.zeros((n_species, n))
+    spread = np.zeros((n_species, n, n))  # sums of products of deviations from the mean
     for _, invariants, species in chunks(potential, geometry):
         for z in np.unique(species):
             mine = invariants[species == z]
             change = mine.mean(axis=0) - mean[z]  # Chan et al.: parts are joined without rounding
             total = count[z] + len(mine)
-            square[z] += mine.var(axis=0) * len(mine) + change**2 * count[z] * len(mine) / total
+            off = mine - mine.mean(axis=0)
+            spread[z] += off.T @ off + np.outer(change, change) * (count[z] * len(mine) / total)
             mean[z] += change * len(mine) / total
             count[z] = total
-    variance = square / np.maximum(count, 1) + (RELATIVE * mean) ** 2
-    return mean, 1 / np.sqrt(np.where(variance > 0, variance, 1.0))
+    covariance = spread / np.maximum(count, 1)[:, None, None]
+    variance = np.diagonal(covariance, axis1=1, axis2=2) + (RELATIVE * mean) ** 2
+    inverse_std = 1 / np.sqrt(np.where(variance > 0, variance, 1.0))
+    correlation = covariance * inverse_std[:, :, None] * inverse_std[:, None, :]
+    return mean, inverse_std, [most_telling(one, MOST) for one in correlation]
+
+
+def most_telling(correlation: np.ndarray, most: int) -> np.ndarray:
+    """Indices, ascending, of the columns that determine the others best (pivoted Cholesky)."""
+    if len(correlation) <= most:
+        return np.arange(len(correlation))
+    left, chosen = correlation.copy(), []
+    for _ in range(most):
+        rest = np.diagonal(left).copy()
+        rest[chosen] = -np.inf
+        pivot = int(rest.argmax())
+        chosen.append(pivot)
+        if rest[pivot] > 1e-14:
+            left -= np.outer(left[:, pivot], left[pivot]) / rest[pivot]
+    return np.sort(chosen)
 
 
 def chunks(

@@ -21,6 +21,8 @@ def rebuilt(source: Potential, spec: PotentialSpec, origin: Mapping[str, str]) -
     Other heads have the source's normalisation of invariants and otherwise start from nothing.
     """
     potential = Potential(spec).cast(source.dtype)
+    if spec.species == source.spec.species:
+        potential.grading = source.grading  # the invariants are the same
     chosen = [source.spec.species.index(number) for number in spec.species]
     _copy_descriptor(source, potential, chosen)
     first = next(iter(source.heads.values()))

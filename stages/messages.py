@@ -54,6 +54,7 @@ def describe_model(content: dict[str, Any]) -> str:
         *_embedding_rows(spec),
         *(("head", f"{head['name']}: {describe_head(head)}") for head in spec["heads"]),
         ("file", f"format {content['format']}, {content['program']} {content['version']}"),
+        ("grades", "yes" if "grade.neighbourhood" in content["tensors"] else "no active sets"),
         *_provenance_rows(content["provenance"]),
     ]
     tensors = [

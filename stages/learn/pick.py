@@ -43,7 +43,11 @@ def _by_grade(
     grading, spec = potential.grading, potential.spec
     order = np.argsort(-grade_structures(model, candidates).largest, kind="stable")
     ranked = [candidates[i] for i in order]
-    sets = [ActiveSet.of_inverse(inverse) for inverse in grading.neighbourhood]
+    used = [np.flatnonzero(inverse.any(axis=0)) for inverse in grading.neighbourhood]
+    sets = [
+        ActiveSet.of_inverse(inverse[np.ix_(mine, mine)])
+        for inverse, mine in zip(grading.neighbourhood, used, strict=True)
+    ]
     chosen: list[Structure] = []
     geometry = Geometry(ranked, spec.species, spec.cutoff, memory_limit=0)
     first = 0
@@ -52,7 +56,7 @@ def _by_grade(
         for k in range(batch.n_structures):
             mine = structure == k
             news = [
-                sets[z].update(rows[mine & (species == z)], tolerance=threshold)
+                sets[z].update(rows[mine & (species == z)][:, used[z]], tolerance=threshold)
                 for z in np.unique(species[mine])
             ]
             if any(news):

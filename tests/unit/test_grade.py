@@ -9,8 +9,17 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from mtp import MTPCalculator, grade
 from mtp.geometry import Geometry
-from mtp.grade import START, TOLERANCE, ActiveSet, build_grading, grade_atoms, mean_rows
+from mtp.grade import (
+    START,
+    TOLERANCE,
+    ActiveSet,
+    build_grading,
+    grade_atoms,
+    mean_rows,
+    most_telling,
+)
 from mtp.potential import Potential
 from mtp.structure import Structure
 from tests.potentials import random_potential
@@ -168,3 +177,34 @@ def test_means_over_structures() -> None:
     means, there = mean_rows(rows, np.array([0, 0, 2]), 4)
     np.testing.assert_array_equal(means, [[2, 3], [10, 20]])
     np.testing.assert_array_equal(there, [0, 2])
+
+
+def test_columns_that_tell_the_others() -> None:
+    """Of columns that two others make up, the two are kept; few columns are all kept."""
+    base = rng.normal(size=(500, 3))
+    rows = np.c_[base[:, 0], 0.5 * (base[:, 0] + base[:, 1]), base[:, 1], base[:, 2], base[:, 2]]
+    rows /= rows.std(axis=0)
+    correlation = rows.T @ rows / len(rows)
+    kept = most_telling(correlation, 3)
+    left = rows - rows[:, kept] @ np.linalg.lstsq(rows[:, kept], rows, rcond=None)[0]
+    assert np.abs(left).max() < 1e-10
+    np.testing.assert_array_equal(most_telling(correlation, 5), np.arange(5))
+    np.testing.assert_array_equal(most_telling(np.eye(4), 2), [0, 1])
+
+
+def test_invariants_that_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are zeros in the file, cost nothing, and training atoms are still interpolated."""
+    monkeypatch.setattr(grade, "MOST", 6)
+    potential = random_potential((11, 17))
+    frames = [structure(rattled(seed)) for seed in range(40)]
+    potential.grading = build_grading(potential, Geometry(frames, (11, 17), 5.0))
+    used = potential.grading.neighbourhood.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(used, [6, 6])
+    atoms, wholes = grades(potential, *(rattled(seed) for seed in range(40)))
+    assert atoms.max() <= TOLERANCE * 1.0001
+    assert wholes.max() <= TOLERANCE * 1.0001
+    atoms = rattled(300, size=0.4)
+    calculator = MTPCalculator(potential, grade=True)
+    np.testing.assert_allclose(
+        calculator.get_property("grades", atoms), grades(potential, atoms)[0], rtol=1e-9
+    )

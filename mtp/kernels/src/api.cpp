@@ -492,11 +492,11 @@ int mtp_model_set_grading(mtp_model* model, int64_t n_scalars, const double* mea
   return mtp::guarded(message, message_size, [&] {
     if (n_scalars != int64_t(model->plan.scalars.size()))
       throw std::runtime_error("the grading belongs to another basis");
-    model->grading = mtp::Grading(model->n_species, n_scalars, mean, inverse_std, inverse);
+    model->grading = mtp::make_grading(model->n_species, n_scalars, mean, inverse_std, inverse);
   });
 }
 
-int mtp_model_has_grading(const mtp_model* model) { return model->grading.n > 0; }
+int mtp_model_has_grading(const mtp_model* model) { return !model->grading.empty(); }
 
 int mtp_model_load(const char* path, const char* head, mtp_model** out, char* message,
                    int64_t message_size) {
@@ -568,7 +568,7 @@ int mtp_model_compute_graded(const mtp_model* model, int64_t single, int64_t n_t
     if (model->readout.components) throw std::runtime_error("the model predicts a tensor, not energies");
     mtp::Work work = mtp::inference(*model, single, n_threads, n_local, n_all, species, positions, start, count,
                                     neighbour);
-    if (grades && !model->grading.n)
+    if (grades && model->grading.empty())
       throw std::runtime_error("the model has no active set to compute grades from");
     work.grading = &model->grading;
     work.grades = grades;

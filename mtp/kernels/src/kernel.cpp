@@ -799,12 +799,12 @@ class Pass {
 
   void write_grades() {
     if constexpr (!kDual) {
-      const Grading& grading = *w.grading;
-      const int64_t n = grading.n, first = species * n;
+      const ActiveSet& active = (*w.grading)[species];
+      const size_t n = active.used.size();
       V* x = layer_.get(n);
-      for (int64_t s = 0; s < n; s++)
-        x[s] = (m[p.scalars[s]] - S(grading.mean[first + s])) * S(grading.inverse_std[first + s]);
-      const V largest = largest_coefficient(x, grading.columns_of(species, S()), n);
+      for (size_t s = 0; s < n; s++)
+        x[s] = (m[p.scalars[active.used[s]]] - S(active.mean[s])) * S(active.inverse_std[s]);
+      const V largest = largest_coefficient(x, active.as(S()), int64_t(n));
       for (int l = 0; l < n_lanes; l++) w.grades[atom[l]] = double(largest[l]);
     }
   }

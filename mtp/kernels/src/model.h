@@ -15,7 +15,7 @@ struct mtp_model {
   // What the readout gives without neighbours, (S) energies or (S, components), in double and in single.
   std::vector<double> offset[2];
   std::vector<char> selected;  // (S) whether atoms of a species contribute to a tensor
-  mtp::Grading grading;  // n = 0: none
+  mtp::Grading grading;
 
   void set(int64_t species, const double* coefficients, const double* species_shifts) {
     if (species < 1) throw std::runtime_error("the model has no species");

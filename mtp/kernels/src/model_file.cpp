@@ -273,7 +273,7 @@ std::unique_ptr<mtp_model> build(const Tensors& tensors, const Json& header, siz
     const std::vector<double> mean = tensors.real("grade.mean", {n, n_scalars}),
                               inverse_std = tensors.real("grade.inverse_std", {n, n_scalars}),
                               inverse = tensors.real("grade.neighbourhood", {n, n_scalars, n_scalars});
-    model->grading = Grading(n, n_scalars, mean.data(), inverse_std.data(), inverse.data());
+    model->grading = make_grading(n, n_scalars, mean.data(), inverse_std.data(), inverse.data());
   }
   return model;
 }
