@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from benchmarks.common import ROOT, arguments, per_atom, record, say, side_by_side
 from benchmarks.systems import potential_for, thermal_cell
 from mtp import CommitteeCalculator, MTPCalculator, Potential
-from mtp.grade import ActiveSet, Grading
+from mtp.grade import MOST, ActiveSet, Grading
 from mtp.structure import Structure
 from stages.control.reader import read_control
 from stages.control.resolve import resolve
@@ -204,7 +204,8 @@ def graded(size: str, atoms: Atoms) -> Potential:
     structure = Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
     potential = potential_for(size, [structure])
     n = len(potential.table.scalars)
-    inverse = ActiveSet(n).inverse[None]
+    inverse = np.zeros((1, n, n))
+    inverse[0, :MOST, :MOST] = ActiveSet(min(n, MOST)).inverse
     potential.grading = Grading(np.zeros((1, n)), np.ones((1, n)), inverse, inverse)
     return potential
 

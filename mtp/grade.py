@@ -38,6 +38,8 @@ MOST = 160
 best are left out (only above level 16 are there more)."""
 SELECT, BREAK = 2.0, 10.0
 """Grades from which an atom deserves a label, and from which its forces are not to be trusted."""
+SELECT_NETWORK, BREAK_NETWORK = 1.2, 5.0
+"""The same for neural readouts, whose errors rise as soon as they extrapolate."""
 PREFIX = "grade."
 
 
@@ -137,6 +139,12 @@ class Grading:
     def rows(self, invariants: np.ndarray, species: np.ndarray) -> np.ndarray:
         """(atoms, n) standardised invariants."""
         return (invariants - self.mean[species]) * self.inverse_std[species]
+
+
+def thresholds(potential: Potential) -> tuple[float, float]:
+    """Grades to select and to break at, for its readouts."""
+    network = any(head.hidden for head in potential.spec.heads)
+    return (SELECT_NETWORK, BREAK_NETWORK) if network else (SELECT, BREAK)
 
 
 def mean_rows(rows: np.ndarray, structure: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from mtp.atomic_file import write_atomically
 from mtp.calculator import MTPCalculator
 from mtp.data import write
 from mtp.errors import InvalidInput
+from mtp.grade import thresholds
 from mtp.md import DONE, Settings, Simulation
 from mtp.structure import Structure
 from stages.control.sections.learn import Learn
@@ -63,7 +64,8 @@ def _travel(
     """One run and its candidates: by grade those above the threshold, otherwise all."""
     frames: list[Atoms] = []
     largest = 0.0
-    spec = atoms.calc.potential.spec
+    potential = atoms.calc.potential
+    select, stop = thresholds(potential)
     settings = Settings(
         ensemble="nvt" if learn.pressure is None else "npt",
         temperature=kelvin,
@@ -72,15 +74,15 @@ def _travel(
         steps=learn.steps,
         every=learn.interval,
         seed=seed,
-        max_grade=learn.grade_break,
-        min_distance=learn.min_distance or CLOSEST * spec.min_dist,
+        max_grade=learn.grade_break or stop,
+        min_distance=learn.min_distance or CLOSEST * potential.spec.min_dist,
     )
 
     def keep(now: Simulation) -> None:
         nonlocal largest
         grade = now.atoms.calc.results["grade"]
         largest = max(largest, grade)
-        if now.step and (learn.selection != "grade" or grade > learn.grade_select):
+        if now.step and (learn.selection != "grade" or grade > (learn.grade_select or select)):
             frames.append(now.atoms.copy())
 
     simulation = Simulation(atoms, settings)

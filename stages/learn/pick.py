@@ -10,7 +10,7 @@ import numpy as np
 
 from mtp.data.scan import largest_force
 from mtp.geometry import Geometry
-from mtp.grade import ActiveSet, chunks
+from mtp.grade import ActiveSet, chunks, thresholds
 from mtp.model_file import load_model
 from mtp.structure import Structure
 from stages.control.sections.learn import Learn
@@ -30,7 +30,7 @@ def pick(learn: Learn, model: Path, candidates: Sequence[Structure], seed: int) 
 
 
 def _by_grade(
-    model: Path, candidates: Sequence[Structure], threshold: float, most: int
+    model: Path, candidates: Sequence[Structure], threshold: float | None, most: int
 ) -> list[Structure]:
     """Those with atoms that enter the active sets, the most extrapolated ones first.
 
@@ -41,6 +41,7 @@ def _by_grade(
         return []
     potential = load_model(model)
     grading, spec = potential.grading, potential.spec
+    threshold = threshold or thresholds(potential)[0]
     order = np.argsort(-grade_structures(model, candidates).largest, kind="stable")
     ranked = [candidates[i] for i in order]
     used = [np.flatnonzero(inverse.any(axis=0)) for inverse in grading.neighbourhood]

@@ -56,13 +56,18 @@ class Learn(Section):
     timestep: float = key(1.0, "Time step.", example=2.0, unit="fs", gt=0)
     interval: int = key(20, "Steps between structures that may be picked.", example=50, ge=1)
     max_samples: int = key(50, "Structures picked in a round at most.", example=20, ge=1)
-    grade_select: float = key(
-        2.0, "Grade above which a structure may be picked.", example=1.5, gt=0
+    grade_select: float | None = key(
+        None,
+        "Grade above which a structure may be picked.",
+        example=1.5,
+        otherwise="2; with a neural network 1.2",
+        gt=0,
     )
-    grade_break: float = key(
-        10.0,
+    grade_break: float | None = key(
+        None,
         "Grade above which the dynamics stop; the structure that it stopped at may be picked.",
-        example=5.0,
+        example=4.0,
+        otherwise="10; with a neural network 5",
         gt=0,
     )
     min_distance: float | None = key(
