@@ -17,6 +17,8 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from benchmarks.common import ROOT, arguments, record, say
 from mtp.md import Settings, Simulation
@@ -31,6 +33,8 @@ from stages.report.learning import (
     read_rounds,
     write_learning,
 )
+from stages.report.lines import MODEL, OTHER
+from stages.report.plots import STYLE, log_axis
 
 RUNS = ROOT / "runs" / "active_learning"
 SELECTIONS = ("grade", "random")
@@ -74,6 +78,8 @@ def main() -> None:
             pair = [one_run(name, how, seed, options.quick) for how in SELECTIONS]
             results += pair
             record("active_learning", {"runs": results, "summary": summary(results)}, options.quick)
+    if not options.quick:
+        plot(results, ROOT / "docs" / "active_learning.svg")
 
 
 def one_run(name: str, selection: str, seed: int, quick: bool) -> dict[str, Any]:
@@ -184,6 +190,25 @@ def labels_for(run: dict[str, Any], error: float) -> float | None:
         x, y = np.log([labels[k - 1], labels[k]]), np.log([errors[k - 1], value])
         return float(np.exp(np.interp(-np.log(error), -y, x)))
     return None
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Errors over labels: a panel for each case, lines for selections and seeds."""
+    cases = list(dict.fromkeys(one["case"] for one in results))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(cases), 3.0), layout="constrained")
+        for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+            for one in (r for r in results if r["case"] == case):
+                by_grade = one["selection"] == "grade"
+                label = ("by grade" if by_grade else "at random") if one["seed"] == 0 else None
+                colour, dash = (MODEL, "-") if by_grade else (OTHER, "--")
+                axes.plot(one["labels"], one[FORCES], dash, marker="o", ms=3, c=colour, label=label)
+            log_axis(axes.yaxis)
+            axes.set_title(f"{case}: {one['teacher'].split(' (')[0].split(';')[0]}", fontsize=9)
+            axes.set_xlabel("labelled structures")
+            axes.set_ylabel("force RMSE of the hold-out (meV/Å)")
+            axes.legend()
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":
