@@ -126,8 +126,9 @@ class CudaKernel:
         self._check(pairs, c)
         given = Given(c.contiguous(), pairs.displacement.contiguous(), c_dot, d_dot, pairs)
         tables = self._tables_on(c)
-        arrays = 2 if d_dot is None else 4
-        size = max(1, MEMORY // (arrays * self.plan.n_rows * c.element_size()))
+        numbers = (2 if d_dot is None else 4) * self.plan.n_rows  # of an atom
+        numbers += len(self.plan.tensors) * len(c) * self.radial.size  # parts of c_bar
+        size = max(1, MEMORY // (numbers * c.element_size()))
         for first in range(0, len(pairs), size):
             yield Slab(tables, given, slice(first, min(first + size, len(pairs))))
 

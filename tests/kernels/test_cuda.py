@@ -126,8 +126,9 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*own.forces(b_bar, at.c, at.pairs), c_bar]
 
     whole = results()
-    three_atoms = 3 * 2 * make_plan(at.table).n_rows * 8
-    monkeypatch.setattr(cuda, "MEMORY", three_atoms)
+    plan = make_plan(at.table)
+    numbers = 2 * plan.n_rows + len(plan.tensors) * 3 * 4
+    monkeypatch.setattr(cuda, "MEMORY", 3 * 8 * numbers)  # three atoms at once
     for one, two in zip(results(), whole, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+SIZES = ("n", *(f"{name}_{axis}" for name in ("n", "reach", "loop") for axis in "xyz"))
+"""Arguments of which no value is compiled on its own: another cell needs no compilation."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=SIZES)
 def find(
     x, order, bin_of, bin_start, cell, neighbour, image, found, n, limit_squared,
     n_x, n_y, n_z, reach_x, reach_y, reach_z, loop_x, loop_y, loop_z,
@@ -75,7 +78,7 @@ def around(b, n, reach):
     return up % n, up // n - reach
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def opposites(neighbour, image, count, opposite, n, PLACES: tl.constexpr, A: tl.constexpr):
     """For every pair the place of the same pair seen from its other end; −1 where it is not."""
     row = tl.program_id(0).to(tl.int64) * A + tl.arange(0, A)
@@ -95,7 +98,7 @@ def opposites(neighbour, image, count, opposite, n, PLACES: tl.constexpr, A: tl.
     tl.store(opposite + row, found, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def displacements(x, cell, neighbour, image, count, d, n, PLACES: tl.constexpr, A: tl.constexpr):
     """d = x_j + image·cell − x_i of every pair, in the precision of d."""
     row = tl.program_id(0).to(tl.int64) * A + tl.arange(0, A)

@@ -26,6 +26,10 @@ from mtp.kernels.gpu.dual import (
     wanted,
 )
 
+SIZES = ("n", "stride", "n_species", "n_radial", "n_tensors", "n_columns")
+SIZES += ("first", "last", "rows_each", "chunk")
+"""Arguments of which no value is compiled on its own: another batch needs no compilation."""
+
 # --- one tile of pairs ----------------------------------------------------------------------------
 
 
@@ -218,7 +222,7 @@ def load_slopes(g, g_dot, row, at, there, stride, N: tl.constexpr, DUAL: tl.cons
 # --- passes over pairs ----------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def moments(
     species, start, count, base, neighbour, all_species, d, d_dot, c, c_dot, constants, tensors,
     m, m_dot, n, stride, n_species, n_radial,
@@ -252,7 +256,7 @@ def moments(
                     tl.store(m_dot + offsets, tl.sum(acc[k][1], axis=1), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pull(
     species, start, count, base, neighbour, all_species, d, d_dot, c, c_dot, constants, tensors,
     g, g_dot, d_bar, n, stride, n_species, n_radial, n_tensors,
@@ -283,7 +287,7 @@ def pull(
             tl.store(d_bar + 3 * rows + axis, wanted(force[axis]), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def coefficients(
     species, start, count, base, neighbour, all_species, d, d_dot, constants, tensors,
     g, g_dot, partial, n, stride, n_species,
@@ -329,7 +333,7 @@ def coefficients(
 # --- passes over products -------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def contract(
     x, x_dot, y, y_dot, out, out_dot, row_of, begin, left, right, factor,
     first, last, rows_each, n, stride,
@@ -357,7 +361,7 @@ def contract(
 # --- sums -----------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def direction(
     start, count, base, neighbour, d, v, strain, d_dot, n, A: tl.constexpr, K: tl.constexpr
 ):
@@ -388,7 +392,7 @@ def direction(
             tl.store(d_dot + 3 * rows + axis, field, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def collect(
     start, count, incoming, incoming_start, incoming_count, d, d_bar, forces, virial, n,
     A: tl.constexpr, K: tl.constexpr,
@@ -435,7 +439,7 @@ def collect(
     tl.store(virial + 6 * at + 5, tl.sum(xy, axis=1), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def by_species(partial, species, out, n, stride, n_species, chunk, B: tl.constexpr):
     """out (chunks, n_species, columns), float64: sums of partial (columns, atoms) by species."""
     column = tl.program_id(0)
@@ -453,7 +457,7 @@ def by_species(partial, species, out, n, stride, n_species, chunk, B: tl.constex
         tl.store(out + to, tl.sum(total, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def by_structure(values, begin, out, n_columns, chunk, B: tl.constexpr):
     """out (chunks, structures, columns): sums of values (atoms, columns) over each structure.
 

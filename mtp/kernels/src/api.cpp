@@ -388,6 +388,10 @@ Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths,
   }
   readout.last = next;
   readout.last_width = width;
+  if (n_layers) {  // the last weights see the invariants too
+    readout.last_width += n_scalars;
+    readout.total_width += n_scalars;
+  }
   return readout;
 }
 

@@ -848,10 +848,13 @@ class Pass {
         seed.v[l] = l < n_lanes ? S(head.scale) : S(0);
         seed.d[l] = l < n_lanes ? S(head.scale * job.energy_weight[atom[l]]) : S(0);
       }
+    // Behind hidden layers the inputs of the last weights end with the invariants, whose slopes wait at the end.
+    const int64_t outputs = head.layers.empty() ? width : width - head.n_scalars;
+    T* direct = slope + (total - head.n_scalars);
     T energy = T{};
     for (int64_t i = 0; i < width; i++) {
       energy += times(in[i], weight[i]);
-      slope[i] = times(seed, weight[i]);
+      (i < outputs ? slope[i] : direct[i - outputs]) = times(seed, weight[i]);
     }
     if (weight_sums)
       for (int64_t i = 0; i < width; i++) weight_sums[head.last + i] += wanted(seed * in[i]);
@@ -876,12 +879,15 @@ class Pass {
         dense_gradient(slope, in, weight_sums + layer.weight, bias_of(layer, weight_sums), a, b);
       slope = below;
     }
+    if (!head.layers.empty())
+      for (int s = 0; s < n; s++) slope[s] += direct[s];
     for (int s = 0; s < n; s++) g[p.scalars[s]] += times(slope[s], S(head.inverse_std[s]));
   }
 
   // The layers on the standardised invariants, moving the pointers on to the last layer.
   void run_layers(T*& in, T*& act, T*& steep) {
     const Readout& head = *w.readout;
+    const T* invariants = in;
     for (int64_t s = 0; s < head.n_scalars; s++)
       in[s] = times(m[p.scalars[s]] - constant(S(head.mean[s])), S(head.inverse_std[s]));
     for (const DenseLayer& layer : head.layers) {
@@ -898,6 +904,9 @@ class Pass {
       steep += b;
       in = out;
     }
+    if (head.layers.empty()) return;
+    T* behind = in + head.layers.back().n_out;
+    for (int64_t s = 0; s < head.n_scalars; s++) behind[s] = invariants[s];
   }
 
   // Dipoles or polarizabilities of the atoms: Σ gate · tensor.

@@ -67,7 +67,8 @@ struct DenseLayer {
   bool skip;
 };
 
-// Linear or NN readout of the invariants (mtp_readout_new), or that of a tensor.
+// Linear or NN readout of the invariants (mtp_readout_new), or that of a tensor. Behind hidden layers the
+// last weights see the outputs of the last layer, then the standardised invariants themselves.
 //
 // A tensor is the sum of gates times tensors: the unit tensor where it is `isotropic`, then those that
 // stand behind the invariants in the table. A gate is linear in the last layer and a 1 behind it.
