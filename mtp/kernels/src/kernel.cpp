@@ -8,6 +8,7 @@
 #include <exception>
 #include <new>
 #include <type_traits>
+#include <utility>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -21,7 +22,13 @@
 #else
 #define MTP_BYTES 16
 #endif
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) \
+  __builtin_shuffle(a, b, (int64_t __attribute__((vector_size(32)))){i, j, k, l})
+#endif
 
 namespace mtp {
 namespace MTP_ISA {
@@ -59,14 +66,15 @@ template <class V> inline V square_root(V a) {
   for (unsigned l = 0; l < sizeof(V) / sizeof(a[0]); l++) r[l] = std::sqrt(a[l]);
   return r;
 }
-template <class V> inline Dual<V> square_root(Dual<V> a) {
-  V r = square_root(a.v);
-  return {r, a.d / (r + r)};
+// The square root and its inverse, with one division.
+template <class V> inline void root_and_inverse(V a, V& root, V& inverse) {
+  root = square_root(a);
+  inverse = 1 / root;
 }
-template <class V> inline V inverse(V a) { return 1 / a; }
-template <class V> inline Dual<V> inverse(Dual<V> a) {
-  V i = 1 / a.v;
-  return {i, -a.d * i * i};
+template <class V> inline void root_and_inverse(Dual<V> a, Dual<V>& root, Dual<V>& inverse) {
+  root_and_inverse(a.v, root.v, inverse.v);
+  root.d = a.d * inverse.v / 2;
+  inverse.d = -root.d * inverse.v * inverse.v;
 }
 template <class V> inline V broadcast(V like, double x) { return (like - like) + static_cast<decltype(like[0] + 0)>(x); }
 
@@ -189,6 +197,43 @@ inline V largest_coefficient(const V* x, const S* columns, int64_t n) {
   return largest;
 }
 
+// --- transposition ----------------------------------------------------------------------------------
+
+// Lanes of a and b side by side: with the bit h of l not set lane l of the result is lane l + shift of a,
+// else lane l + shift − h of b.
+template <int h, int shift, class V>
+inline V interleave(V a, V b) {
+  constexpr int W = sizeof(V) / sizeof(a[0]);
+#if defined(__clang__)
+  V out;
+  for (int l = 0; l < W; l++) out[l] = l & h ? b[l + shift - h] : a[l + shift];
+  return out;
+#else
+  typedef std::conditional_t<sizeof(a[0]) == 8, int64_t, int32_t> I;
+  typedef I Index __attribute__((vector_size(sizeof(V))));
+  Index from = Index{};
+  UNROLL for (int l = 0; l < W; l++) from[l] = l & h ? W + l + shift - h : l + shift;
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Rows of a square of numbers become its columns.
+template <int h, class V>
+inline void exchange_from(V* rows) {
+  constexpr int W = sizeof(V) / sizeof(rows[0][0]);
+  UNROLL for (int i = 0; i < W; i++) {
+    if (i & h) continue;
+    const V a = rows[i], b = rows[i + h];
+    rows[i] = interleave<h, 0>(a, b);
+    rows[i + h] = interleave<h, h>(a, b);
+  }
+  if constexpr (h > 1) exchange_from<h / 2>(rows);
+}
+template <class V>
+inline void exchange(V* rows) {
+  exchange_from<sizeof(V) / sizeof(rows[0][0]) / 2>(rows);
+}
+
 // --- one block of atoms -----------------------------------------------------------------------------
 
 template <class V>
@@ -202,6 +247,7 @@ class Buffer {  // aligned, not initialised; grows only, and what was in it is l
     }
     return data_;
   }
+  const V* there() const { return data_; }  // what `get` gave last, or null
   ~Buffer() { release(); }
 
  private:
@@ -231,6 +277,7 @@ class Pass {
     monomials = monomial_.get(size_t(p.n_monomials) * kSlots);
     by_radial = radial_.get(size_t(p.n_radial) * kSlots);
     q_slope = q_.get(size_t(p.n_q) * kSlots);
+    passing = passing_.get(size_t(1 + 2 * p.n_radial + p.n_q) * kSlots);
     with_slopes = forces_ || job.d_bar;
     keep_rows = job.d_bar || job.d_dot;
     keep_neighbours = forces_ || job.v;
@@ -250,6 +297,20 @@ class Pass {
   }
 
   ~Pass() { flush_weights(); }
+
+  // What `load` of these atoms will read of a batch, so that it arrives while others are computed. Inline,
+  // because GCC takes a function that only prefetches for one without effect.
+  __attribute__((always_inline)) void fetch(const int32_t* atoms, int n) const {
+    if (w.positions) return;
+    for (int l = 0; l < n; l++) {
+      const int64_t start = job.start[atoms[l]], count = job.count[atoms[l]];
+      if (count < 0 || start < 0 || start > job.n_rows - count) continue;
+      const char* list = reinterpret_cast<const char*>(job.neighbour + start);
+      for (int64_t at = 0; at < 4 * count; at += 64) __builtin_prefetch(list + at);
+      const char* x = static_cast<const char*>(job.displacement) + 3 * sizeof(S) * start;
+      for (int64_t at = 0; at < int64_t(3 * sizeof(S)) * count; at += 64) __builtin_prefetch(x + at);
+    }
+  }
 
   // Atoms of one species; false if some index is out of range.
   bool run(const int32_t* atoms, int n) {
@@ -290,7 +351,7 @@ class Pass {
   double *forces_, *c_bar_, *weights_bar_;
   int n_lanes = 0, n_slots = 0, species = 0, n_species = 0, radial_size = 0;
   int32_t atom[W];
-  Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_, pairs_;
+  Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_, pairs_, passing_;
   Buffer<V> displacement_, tangent_, sums_, weight_sums_;
   Buffer<T> layer_;
   Buffer<S> weights_;
@@ -310,7 +371,7 @@ class Pass {
   int32_t *neighbour = nullptr, *z = nullptr, *uniform = nullptr;
   int64_t* row = nullptr;
   bool keep_rows = false, keep_neighbours = false, with_slopes = false;
-  T* pairs = nullptr;
+  T *pairs = nullptr, *passing = nullptr;
   int pair_size = 0;
 
   // --- geometry ---
@@ -323,7 +384,7 @@ class Pass {
     z = neighbour_species_.get(size_t(slots) * W + W);
     row = row_.get(size_t(slots) * W + W);
     uniform = uniform_.get(slots + 1);
-    pair_size = 4 + p.n_q + 2 * p.n_radial;
+    pair_size = 3 + (with_slopes ? 1 + 2 * p.n_radial : 0) + (c_bar_ ? p.n_q : 0);
     pairs = pairs_.get(size_t(slots) * pair_size + 1);
   }
 
@@ -371,15 +432,23 @@ class Pass {
 
   // The first slots, in which every lane has a pair.
   void transpose(const Lane (&lanes)[W], int slots) {
-    for (int i = 0; i < 3 * slots; i++) {
+    int i = 0;
+    for (; i + W <= 3 * slots; i += W) {
+      V rows[W];
+      UNROLL for (int l = 0; l < W; l++) std::memcpy(rows + l, lanes[l].x + i, sizeof(V));
+      exchange(rows);
+      UNROLL for (int l = 0; l < W; l++) d[i + l] = rows[l];
+    }
+    for (; i < 3 * slots; i++) {
       V x;
       UNROLL for (int l = 0; l < W; l++) x[l] = lanes[l].x[i];
       d[i] = x;
     }
-    if (keep_neighbours)
-      for (int s = 0; s < slots; s++)
-        UNROLL for (int l = 0; l < W; l++)
-          neighbour[s * W + l] = int32_t(lanes[l].base + uint32_t(lanes[l].list[s]));
+    if (keep_neighbours) {
+      int32_t* to = neighbour;
+      for (int s = 0; s < slots; s++, to += W)
+        UNROLL for (int l = 0; l < W; l++) to[l] = int32_t(lanes[l].base + uint32_t(lanes[l].list[s]));
+    }
     if (n_species > 1)
       for (int s = 0; s < slots; s++)
         UNROLL for (int l = 0; l < W; l++) z[s * W + l] = lanes[l].z[s];
@@ -551,13 +620,18 @@ class Pass {
     monomial_values(p.max_degree - 1);
   }
 
+  // What the second loop over pairs needs stays in memory, the rest is overwritten by the next slots.
   void select(int slot) {
-    T* at = pairs + size_t(slot) * pair_size;
-    for (int axis = 0; axis < 3; axis++) unit[axis] = at + axis * kSlots;
-    inverse_r = at + 3 * kSlots;
-    q = at + 4 * kSlots;
-    f = q + p.n_q * kSlots;
-    f_slope = f + p.n_radial * kSlots;
+    T *at = pairs + size_t(slot) * pair_size, *rest = passing;
+    auto take = [&](int n, bool kept) {
+      T*& from = kept ? at : rest;
+      return std::exchange(from, from + n * kSlots);
+    };
+    for (int axis = 0; axis < 3; axis++) unit[axis] = take(1, true);
+    inverse_r = take(1, with_slopes);
+    f = take(p.n_radial, with_slopes);
+    f_slope = take(p.n_radial, with_slopes);
+    q = take(p.n_q, c_bar_);
   }
 
   T displacement(int slot, int k) const {
@@ -568,8 +642,8 @@ class Pass {
   template <bool SLOPE>
   void chebyshev(int slot, int s) {
     T x = displacement(slot, 0), y = displacement(slot, 1), zz = displacement(slot, 2);
-    T r = square_root(x * x + y * y + zz * zz);
-    T inv = inverse(r);
+    T r, inv;
+    root_and_inverse(x * x + y * y + zz * zz, r, inv);
     inverse_r[s] = inv;
     unit[0][s] = x * inv;
     unit[1][s] = y * inv;
@@ -608,9 +682,11 @@ class Pass {
 
   // Below r_min the distance saturates smoothly; rare, so lane by lane.
   bool clamp(T& r, T& slope) const {
-    bool any = false;
-    V v = value(r);
-    for (int l = 0; l < W; l++) any |= v[l] < S(p.r_min);
+    const V v = value(r);
+    const auto below = v < S(p.r_min);
+    uint64_t words[sizeof(V) / 8], any = 0;
+    std::memcpy(words, &below, sizeof(V));
+    for (uint64_t word : words) any |= word;
     if (!any) return false;
     slope = constant(1);
     for (int l = 0; l < W; l++) {
@@ -1013,7 +1089,7 @@ class Pass {
     }
     if (!forces_) return;
     for (int l = 0; l < n_lanes; l++) {
-      for (int k = 0; k < 3; k++) forces_[3 * size_t(atom[l]) + k] += double(own[k][l]);
+      for (int k = 0; k < 3; k++) forces_[4 * size_t(atom[l]) + k] += double(own[k][l]);
       if (job.virial)
         for (int k = 0; k < 6; k++) job.virial[6 * size_t(atom[l]) + k] = double(virial[k][l]);
     }
@@ -1088,11 +1164,37 @@ class Pass {
     virial[3] += dy * zz;
     virial[4] += dx * zz;
     virial[5] += dx * y;
-    for (int l = 0; l < n_lanes; l++) {
-      double* to = forces_ + 3 * size_t(neighbour[slot * W + l]);
-      to[0] -= double(x[l]);
-      to[1] -= double(y[l]);
-      to[2] -= double(zz[l]);
+    subtract(x, y, zz, neighbour + slot * W);
+  }
+
+  // Forces (…, 4) of the lanes' neighbours -= (x, y, z, 0): vectors of lanes become one of x, y, z for each.
+  void subtract(V x, V y, V zz, const int32_t* to) {
+    if constexpr (W % 4 == 0) {
+      typedef S Four __attribute__((vector_size(4 * sizeof(S))));
+      typedef double Row __attribute__((vector_size(32)));
+      Four part[3][W / 4];
+      std::memcpy(part[0], &x, sizeof(V));
+      std::memcpy(part[1], &y, sizeof(V));
+      std::memcpy(part[2], &zz, sizeof(V));
+      for (int i = 0; i < W / 4; i++) {
+        const Row a = __builtin_convertvector(part[0][i], Row), b = __builtin_convertvector(part[1][i], Row),
+                  c = __builtin_convertvector(part[2][i], Row), none = Row{};
+        const Row xy02 = SHUFFLE(a, b, 0, 4, 2, 6), xy13 = SHUFFLE(a, b, 1, 5, 3, 7);
+        const Row z02 = SHUFFLE(c, none, 0, 4, 2, 6), z13 = SHUFFLE(c, none, 1, 5, 3, 7);
+        const Row rows[4] = {SHUFFLE(xy02, z02, 0, 1, 4, 5), SHUFFLE(xy13, z13, 0, 1, 4, 5),
+                             SHUFFLE(xy02, z02, 2, 3, 6, 7), SHUFFLE(xy13, z13, 2, 3, 6, 7)};
+        const int n = std::min(4, n_lanes - 4 * i);
+        auto take = [&](int l) { *reinterpret_cast<Row*>(forces_ + 4 * size_t(to[4 * i + l])) -= rows[l]; };
+        if (n == 4) take(0), take(1), take(2), take(3);
+        else for (int l = 0; l < n; l++) take(l);
+      }
+    } else {
+      for (int l = 0; l < n_lanes; l++) {
+        double* at = forces_ + 4 * size_t(to[l]);
+        at[0] -= double(x[l]);
+        at[1] -= double(y[l]);
+        at[2] -= double(zz[l]);
+      }
     }
   }
 
@@ -1187,17 +1289,29 @@ struct Block {
   int32_t begin, size;
 };
 
+// Atoms begin … end by species and number of neighbours, by counting; `first` is scratch.
+inline void sort_window(const mtp_job& job, int64_t begin, int64_t end, std::vector<int32_t>& first,
+                        std::vector<int32_t>& order) {
+  int32_t most = 0;
+  for (int64_t i = begin; i < end; i++) most = std::max(most, job.count[i]);
+  int shift = 0;  // of many different numbers, similar ones share a key
+  while (job.n_species * (int64_t(most >> shift) + 1) > 64 * kWindow && most >> shift) shift++;
+  const int64_t step = int64_t(most >> shift) + 1, keys = job.n_species * step;
+  auto key = [&](int64_t i) { return job.species[i] * step + (std::max(job.count[i], 0) >> shift); };
+  first.assign(keys + 1, 0);
+  for (int64_t i = begin; i < end; i++) first[key(i) + 1]++;
+  for (int64_t k = 0; k < keys; k++) first[k + 1] += first[k];
+  for (int64_t i = begin; i < end; i++) order[begin + first[key(i)]++] = int32_t(i);
+}
+
 // Lanes: atoms of one species with similar numbers of neighbours, taken from nearby atoms.
 inline void make_blocks(const mtp_job& job, int lanes, std::vector<int32_t>& order, std::vector<Block>& blocks) {
   const int64_t n = job.n_atoms;
   order.resize(n);
-  for (int64_t i = 0; i < n; i++) order[i] = static_cast<int32_t>(i);
+  std::vector<int32_t> first;
   for (int64_t begin = 0; begin < n; begin += kWindow) {
     int64_t end = std::min<int64_t>(n, begin + kWindow);
-    std::sort(order.begin() + begin, order.begin() + end, [&](int32_t a, int32_t b) {
-      if (job.species[a] != job.species[b]) return job.species[a] < job.species[b];
-      return job.count[a] != job.count[b] ? job.count[a] < job.count[b] : a < b;
-    });
+    sort_window(job, begin, end, first, order);
     for (int64_t i = begin; i < end;) {
       int64_t last = i + 1;
       while (last < end && last - i < lanes && job.species[order[last]] == job.species[order[i]]) last++;
@@ -1227,7 +1341,9 @@ const char* run_as(const Work& w) {
   n_threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(job.n_threads, blocks.size() / 2)));
 #endif
   // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
-  std::vector<std::vector<double>> forces(n_threads), c_bar(n_threads), weights_bar(n_threads);
+  // Forces stand in rows of four numbers there.
+  std::vector<Buffer<double>> forces(n_threads);
+  std::vector<std::vector<double>> c_bar(n_threads), weights_bar(n_threads);
   const size_t n_weights = job.weights_bar ? w.readout->weights.size() : 0;
   bool bad = false;
   std::exception_ptr error;  // no exception may leave a parallel region
@@ -1241,13 +1357,8 @@ const char* run_as(const Work& w) {
 #endif
     double* own_forces = nullptr;
     if (job.forces) {
-      if (t == 0) {
-        own_forces = job.forces;
-        std::fill(own_forces, own_forces + 3 * w.n_all, 0.0);
-      } else {
-        forces[t].assign(3 * w.n_all, 0.0);
-        own_forces = forces[t].data();
-      }
+      own_forces = forces[t].get(4 * w.n_all + 4);
+      std::fill(own_forces, own_forces + 4 * w.n_all, 0.0);
     }
     double* own_c_bar = nullptr;
     if (job.c_bar) {
@@ -1257,8 +1368,11 @@ const char* run_as(const Work& w) {
     weights_bar[t].assign(n_weights, 0.0);
     {
       Pass<S, T> pass(w, own_forces, own_c_bar, n_weights ? weights_bar[t].data() : nullptr);
-      for (int64_t b = n_blocks * t / team; b < n_blocks * (t + 1) / team && !bad; b++)
+      const int64_t end = n_blocks * (t + 1) / team;
+      for (int64_t b = n_blocks * t / team; b < end && !bad; b++) {
+        if (b + 1 < end) pass.fetch(order.data() + blocks[b + 1].begin, blocks[b + 1].size);
         bad |= !pass.run(order.data() + blocks[b].begin, blocks[b].size);
+      }
     }
   } catch (...) {
 #pragma omp critical(mtp_error)
@@ -1266,11 +1380,15 @@ const char* run_as(const Work& w) {
   }
   if (error) std::rethrow_exception(error);
   if (bad) return "a neighbour index or pair range is out of bounds";
-  if (job.forces && n_threads > 1) {
+  if (job.forces) {
 #pragma omp parallel for num_threads(n_threads)
-    for (int64_t i = 0; i < 3 * w.n_all; i++)
-      for (const auto& part : forces)
-        if (!part.empty()) job.forces[i] += part[i];
+    for (int64_t i = 0; i < w.n_all; i++)
+      for (int k = 0; k < 3; k++) {
+        double sum = 0;
+        for (const auto& part : forces)
+          if (part.there()) sum += part.there()[4 * i + k];
+        job.forces[3 * i + k] = sum;
+      }
   }
   if (job.c_bar) add_threads(c_bar, c_size, static_cast<double*>(job.c_bar));
   if (n_weights) add_threads(weights_bar, n_weights, job.weights_bar);
