@@ -174,6 +174,22 @@ def test_potentials_predict_and_train_with_it(hidden: tuple, monkeypatch) -> Non
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-11 * max(size, 1.0))
 
 
+def test_the_calculator_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mtp import MTPCalculator, calculator
+    from tests.potentials import disordered
+
+    made, atoms = random_potential((8, 14), (6, 2, 4, 1), cutoff=3.5), disordered((8, 14))
+    atoms.calc = MTPCalculator(made, device="cpu")
+    wanted = atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()
+    for module in (choose, calculator):
+        if not ON_GPU:
+            monkeypatch.setattr(module, "kernel_name", lambda device: "cuda")
+    atoms.calc = MTPCalculator(made, device="cuda" if ON_GPU else "cpu")
+    found = atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()
+    for one, two in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-11)
+
+
 def test_a_processor_alone_never_imports_triton() -> None:
     program = (
         "import sys, mtp.potential, mtp.calculator, stages.cli\n"
