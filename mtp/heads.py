@@ -30,7 +30,7 @@ class Readout:
     """An energy readout as numbers, for kernels that evaluate it themselves.
 
     x = (B - mean)·inverse_std, then layers y = t·act(W x + b), added to their input where the
-    widths are equal, then the last weights without bias, times scale.
+    widths are equal, then the last weights on [y, x], without bias, times scale.
 
     weights: flat. For each layer W (out, in); the biases b (out,); and, with `timestep` and where
     the widths are equal, the timesteps t (out,), which are 1 elsewhere. Then the last weights. The
@@ -73,7 +73,8 @@ class Head(nn.Module):
     """What all heads have: standardised invariants and hidden layers on them.
 
     A network of `Layer`s on (B − mean)/std; with an embedding the vector of the atom's species
-    enters the first layer beside B. mean, std and scale are set once from data.
+    enters the first layer beside B. The last weights see the last layer and (B − mean)/std itself:
+    a network is a correction to a linear readout, whose first weights can be solved for. mean, std and scale are set once from data.
     All weights, biases and timesteps are ``step`` times their parameters: the size of an
     optimiser's unit step.
     """
@@ -110,20 +111,25 @@ class Head(nn.Module):
         return None if self.by_species is None else self.by_species(self._embedding[0]())
 
     @property
+    def n_features(self) -> int:
+        """How many numbers the last weights are applied to."""
+        return len(self.mean) + sum(self.hidden[-1:])
+
+    @property
     def linear(self) -> bool:
         """Whether there is no hidden layer."""
         return not self.hidden
 
     def _hidden(self, b: Tensor, species: Tensor) -> Tensor:
-        x = (b - self.mean) / self.std
+        x = inputs = (b - self.mean) / self.std
         bias = self.species_bias
         first = None if bias is None else bias[species]
         for k, layer in enumerate(self.layers):
             x = layer(x, self.step, None if k else first)
-        return x
+        return torch.cat([x, inputs], -1) if self.layers else x
 
     def _isolated(self) -> Tensor:
-        """(n_species, n) the last hidden layer for B = 0."""
+        """(n_species, n) what the last weights see for B = 0."""
         species = torch.arange(self.n_species, device=self.mean.device)
         return self._hidden(self.mean.new_zeros(len(species), len(self.mean)), species)
 
@@ -145,8 +151,7 @@ class EnergyHead(Head):
         embedding: TypeEmbedding | None = None,
     ) -> None:
         super().__init__(n_species, n_scalars, hidden, activation, timestep, embedding)
-        width = hidden[-1] if hidden else n_scalars
-        self.last = nn.Linear(width, 1, bias=False, dtype=torch.float64)
+        self.last = nn.Linear(self.n_features, 1, bias=False, dtype=torch.float64)
         self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
 
     def forward(self, b: Tensor, species: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class TensorHead(Head):
     """Sums of covariants V_β with weights that are numbers or depend on the invariants B.
 
     Linear (``hidden`` empty): t = scale · (δ Σ_α w_α B_α/std_α + Σ_β w_β V_β/size_β). Gated: with
-    x(B) the last of the `Layer`s on (B − mean)/std, and a 1 behind it,
+    x(B) what the last weights see (`Head`), and a 1 behind it,
     t = scale · (δ w_0·[x(B) − x(0)] + Σ_β (w_β·x(B)) V_β/size_β). The parts with the unit tensor δ
     belong to polarizabilities only, as do the isotropic ``shifts`` of the species: an isolated atom
     has its shift, and no dipole. selected: for each species whether its atoms contribute. mean,
@@ -44,7 +44,7 @@ class TensorHead(Head):
         self.register_buffer("selected", torch.tensor(list(selected)), persistent=False)
         self.register_buffer("size", torch.ones(n_tensors, dtype=torch.float64))
         if hidden:
-            shape = (hidden[-1] + 1, self.isotropic + n_tensors)
+            shape = (self.n_features + 1, self.isotropic + n_tensors)
         else:
             shape = (self.isotropic * n_invariants + n_tensors, 1)
         self.last = nn.Linear(*shape, bias=False, dtype=torch.float64)
