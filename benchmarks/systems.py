@@ -23,7 +23,12 @@ SIZES = {
 CUTOFF = 5.0
 MIN_DIST = 1.8  # Å; below the shortest distance of the thermal cells
 THERMAL = 0.08  # Å, standard deviation of each coordinate: silicon at about 300 K
-ELEMENTS = {1: (14,), 2: (14, 32), 5: (6, 14, 32, 50, 82)}
+ELEMENTS = {
+    1: (14,),
+    2: (14, 32),
+    5: (6, 14, 32, 50, 82),
+    10: (6, 13, 14, 22, 29, 31, 32, 33, 50, 82),
+}
 """Number of species and what the lattice is filled with."""
 
 
