@@ -25,7 +25,7 @@ from tests.potentials import disordered, random_potential
 
 SILICON = Path(__file__).parents[1] / "reference" / "silicon.mtp"
 SPECIES = (8, 14)
-STEP = 2e-4  # of the finite differences, whose error is of its fourth power
+STEP = 4e-5  # of the finite differences, whose error is of its fourth power
 
 
 @pytest.fixture(scope="module", params=[(), (6, 6)], ids=["linear", "neural"])
@@ -105,7 +105,7 @@ def test_stress_is_the_slope_along_strain(name: str, potential: Potential) -> No
     for a in range(3):
         for b in range(a + 1):
             by_strain = slope(lambda step, a=a, b=b: energy(step, a, b), STEP) / volume
-            assert_allclose(stress[a, b], by_strain, rtol=1e-5, atol=1e-6)
+            assert_allclose(stress[a, b], by_strain, rtol=1e-7, atol=1e-6)
 
 
 def test_energies_add_up(potential: Potential) -> None:
