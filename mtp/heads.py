@@ -74,7 +74,8 @@ class Head(nn.Module):
 
     A network of `Layer`s on (B − mean)/std; with an embedding the vector of the atom's species
     enters the first layer beside B. The last weights see the last layer and (B − mean)/std itself:
-    a network is a correction to a linear readout, whose first weights can be solved for. mean, std and scale are set once from data.
+    a network is a correction to a linear readout, whose first weights can be solved for. mean, std
+    and scale are set once from data.
     All weights, biases and timesteps are ``step`` times their parameters: the size of an
     optimiser's unit step.
     """

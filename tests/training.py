@@ -81,6 +81,9 @@ def potential(
         for parameter in model.parameters():
             size = 0.02 if parameter.dim() == 4 else 0.3
             parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+        for head in model.heads.values():  # a network's linear part is small beside it
+            if not head.linear:
+                head.last.weight[:, head.hidden[-1] :] *= 0.01
     return model
 
 

@@ -8,6 +8,7 @@ data. Its inverse is where L-BFGS starts from; the pairs it collects do the rest
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 DENSE = 2000  # parameters up to which the matrix is treated as a whole
 SAMPLES = 4  # gradients per parameter
-PASSES = 3  # over the data at most
+PASSES = 3  # over the data of a task at most
+LEAST = 32  # gradients of each of several tasks: one with few frames must not steer blindly
 GROUP = 128  # atoms of one gradient, about
 SEEDS = 1_000_003  # between the random numbers of two estimates
 
@@ -105,12 +107,13 @@ def _gradients(
     Those of this process: each group has random numbers of its own, whoever does it.
     """
     rng = np.random.default_rng(seed)
-    groups = [group for _ in range(PASSES) for group in _groups(objective, rng)]
-    frames = sum(len(draw.indices) for draw in objective.draws)
-    chosen = groups[:samples]
-    weight = frames / sum(len(group.indices) for group in chosen)
+    chosen = [
+        (group, weight)
+        for task in objective.shares
+        for group, weight in _groups(objective, task, samples, rng)
+    ]
     for k in range(rank(), len(chosen), size()):
-        draw = chosen[k]
+        draw, weight = chosen[k]
         generator = torch.Generator().manual_seed(SEEDS * seed + k)
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
         batch = data.train.batch(draw.indices)
@@ -127,16 +130,26 @@ def _gradients(
         yield flat_gradient(parameters), weight
 
 
-def _groups(objective: Objective, rng: np.random.Generator) -> list[Draw]:
-    """All frames of the objective in random order, in groups of about GROUP atoms of one task."""
-    groups = []
-    for task in objective.shares:
-        frames = np.concatenate([d.indices for d in objective.draws if d.task == task])
-        frames = rng.permutation(frames)
-        ends = np.cumsum(objective.data[task].train.n_atoms[frames]) // GROUP
+def _groups(
+    objective: Objective, task: str, samples: int, rng: np.random.Generator
+) -> list[tuple[Draw, float]]:
+    """Frames of a task in random order, in groups of about GROUP atoms, and the weight of each.
+
+    So many passes that there are enough groups, and no more than ``samples``.
+    """
+    frames = np.concatenate([d.indices for d in objective.draws if d.task == task])
+    atoms, groups = objective.data[task].train.n_atoms, []
+    enough = min(samples, LEAST) if len(objective.shares) > 1 else 0
+    for done in itertools.count():
+        if done >= PASSES and len(groups) >= enough:
+            break
+        order = rng.permutation(frames)
+        ends = np.cumsum(atoms[order]) // GROUP
         cuts = np.flatnonzero(np.diff(ends)) + 1
-        groups += [Draw(task, part) for part in np.split(frames, cuts)]
-    return [groups[k] for k in rng.permutation(len(groups))]
+        groups += [Draw(task, part) for part in np.split(order, cuts)]
+    groups = groups[:samples]
+    weight = len(frames) / sum(len(group.indices) for group in groups)
+    return [(group, weight) for group in groups]
 
 
 def flat_gradient(parameters: list[Parameter]) -> Tensor:

@@ -39,7 +39,7 @@ def mild(potential: Potential) -> Potential:
     """The same with energies of a few eV, whose dynamics stays tame for a while."""
     with torch.no_grad():
         for head in potential.heads.values():
-            head.scale.mul_(0.02)
+            head.scale.mul_(0.02 if head.linear else 0.002)
     return potential
 
 
