@@ -35,7 +35,8 @@ void mtp_basis_free(mtp_basis* basis);
 void mtp_basis_cost(const mtp_basis* basis, int64_t* counts);
 
 /* Energy of an atom from its invariants: x = (B − mean)·inverse_std; layers y = t·act(W x + b), added to
- * their input where the widths are equal; then the last linear weights, without bias, times scale.
+ * their input where the widths are equal; then linear weights of the last y and of the first x, without
+ * bias, times scale.
  * n_layers 0: linear. weights: per layer W (widths[k], width before), b (widths[k]), and with `timestep`
  * where the widths are equal t (widths[k]), else t = 1; then the last weights. The first layer has
  * n_biases rows of biases: 1, or one for each species of the central atom.
