@@ -73,9 +73,9 @@ def main() -> None:
 
 def levels(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """A few expensive frames alone, and beside the cheap level of theory on all geometries."""
-    for name, (train, tests, rc) in LEVELS.items():
-        for frames in FRAMES[:1] if options.quick else FRAMES:
-            for variant in VARIANTS[:2] if options.quick else VARIANTS:
+    for variant in VARIANTS[:2] if options.quick else VARIANTS:
+        for name, (train, tests, rc) in LEVELS.items():
+            for frames in FRAMES[:1] if options.quick else FRAMES:
                 yield (
                     {"set": name, "frames": frames, "variant": variant},
                     lambda a=(options, train, tests, rc, frames, variant): _levels(*a),
