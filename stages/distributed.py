@@ -58,6 +58,7 @@ def together(device: torch.device) -> Iterator[None]:
         yield
         return
     import torch
+    import torch._dynamo  # imported later, it keeps the group alive: Gloo's threads abort the exit
     from torch import distributed
 
     if device.type == "cuda":

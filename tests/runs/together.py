@@ -62,5 +62,7 @@ TASKS = {"one": 11, "two": 6}
 if __name__ == "__main__":
     with together(torch.device("cpu")):
         computed = results()
+    threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads)  # they would abort the exit at times
     if is_root():
         torch.save(computed, Path(sys.argv[1]))
