@@ -1,7 +1,7 @@
 """The CUDA kernel on a GPU: its passes against the machine's peaks, training, molecular dynamics.
 
-    python -m benchmarks.cuda                 on a GPU
-    python -m benchmarks.cuda --dry           without one: tiny sizes through Triton's interpreter
+    python -m benchmarks.gpu                 on a GPU
+    python -m benchmarks.gpu --dry           without one: tiny sizes through Triton's interpreter
 
 Float32, cutoff 5 Å, 8 polynomials, silicon. Times are wall times between two moments at which the
 GPU has done everything, compilation apart; the CPU figures are the C++ kernel's with all threads.
