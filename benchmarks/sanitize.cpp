@@ -151,7 +151,7 @@ int main(int n_files, char** files) {
       const int64_t n_biases = *activation == 's' ? at.sizes[2] : 1, timestep = n_biases > 1;
       int64_t n_weights = widths.empty() ? 0 : (n_biases - 1) * widths[0] + timestep * 5, below = at.n_scalars;
       for (int64_t width : widths) n_weights += (below + 1) * width, below = width;
-      const auto weights = numbers(n_weights += below), mean = numbers(at.n_scalars);
+      const auto weights = numbers(n_weights += below + (widths.empty() ? 0 : at.n_scalars)), mean = numbers(at.n_scalars);
       mtp_readout* readout = nullptr;
       done(mtp_readout_new(at.n_scalars, mean.data(), mean.data(), 0.5, int64_t(widths.size()), widths.data(),
                            *activation ? activation : "tanh", timestep, n_biases, weights.data(), &readout,
