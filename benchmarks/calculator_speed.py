@@ -27,7 +27,7 @@ from mtp.kernels.cpu import library
 from mtp.potential import Potential
 
 STEP = 0.005  # Å, amplitude of the moves between calls: no list is found again
-ENTRIES = ("mtp_run", "mtp_model_compute")  # what of the library computes
+ENTRIES = ("mtp_run", "mtp_model_compute_graded")  # what of the library computes
 MODES = ("float64", "float32", "nothing", "motep")
 
 

@@ -1,6 +1,6 @@
 """Run the kernel's tests with AddressSanitizer and UBSan, and its passes under valgrind.
 
-    python benchmarks/sanitize.py [asan] [valgrind] [-- PYTEST_ARGUMENTS]
+    python -m benchmarks.sanitize [asan] [valgrind] [-- PYTEST_ARGUMENTS]
 
 Needs GCC's sanitizer libraries and valgrind. The package is copied to a temporary folder and its
 kernel built there: nothing that is installed changes.

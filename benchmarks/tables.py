@@ -340,6 +340,8 @@ def tasks(case: str) -> Callable[[dict[str, Any]], str]:
 
     def table(content: dict[str, Any]) -> str:
         results = [row for row in content["results"] if row["case"] == case]
+        if not results:
+            return "Not measured yet."
         heading, rows = task_tables.CASES[case](results)
         return rows_of(heading, [[_words(cell) for cell in row] for row in rows])
 
