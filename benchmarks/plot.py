@@ -139,16 +139,16 @@ def bars(
     ratios: dict[str, list[float]],
 ) -> None:
     """Grouped bars on a log scale with their values; above a peer's, how many times slower."""
-    width = 0.84 / len(groups)
+    width = 0.9 / len(groups)
     everything = [value for values, _ in groups.values() for value in values]
     for k, (label, (values, colour)) in enumerate(groups.items()):
         x = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
         axis.bar(x, values, 0.92 * width, color=colour, label=label)
         for i, (at, value) in enumerate(zip(x, values, strict=True)):
-            axis.annotate(_short(value), (at, value), (0, 2), fontsize=6.8, **ABOVE)
+            axis.annotate(_short(value), (at, value), (0, 2), fontsize=6.2, **ABOVE)
             if label in ratios:
                 text = f"{ratios[label][i]:.0f}×"
-                axis.annotate(text, (at, value), (0, 10), fontsize=8, color=colour, **BOLD)
+                axis.annotate(text, (at, value), (0, 9), fontsize=6.8, color=colour, **BOLD)
     axis.set_yscale("log")
     axis.set_ylim(min(everything) / 2.2, max(everything) * 12)
     axis.set_xticks(range(len(names)), names)
