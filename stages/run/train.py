@@ -30,7 +30,7 @@ from stages.evaluate import predict_structures
 from stages.grade import add_grading
 from stages.metrics import metrics
 from stages.objective import NotFinite
-from stages.plan import WITH_RATE, HeadPlan, Plan, Stage
+from stages.plan import WITH_RATE, HeadPlan, Plan, Prefactors, Stage
 from stages.plan_text import describe_plan
 from stages.predictions import write_predictions
 from stages.report.page import write_report
@@ -207,8 +207,11 @@ def _without(stage: Stage, absent: dict[str, list[str]]) -> Stage:
     tasks = {}
     for name, task in stage.tasks.items():
         if task.coefficients is not None:
-            off = dict.fromkeys(absent[name], 0.0)
-            task = replace(task, coefficients=task.coefficients | off)
+            off = task.coefficients | dict.fromkeys(absent[name], 0.0)
+            following = task.prefactors  # these set the coefficients anew at every step
+            if following is not None:
+                following = following | dict.fromkeys(absent[name], Prefactors(0.0, 0.0))
+            task = replace(task, coefficients=off, prefactors=following)
             if not any(task.coefficients.values()):
                 raise InvalidInput(
                     f"{stage.name}: its coefficients of the terms that have labels in the data of "

@@ -16,7 +16,7 @@ from mtp.model_file import describe, load_model
 from stages.evaluate import predict_structures
 from stages.metrics import set_metrics
 from stages.objective import NotFinite
-from stages.plan import DataFile, HeadPlan, Plan, coefficients
+from stages.plan import DataFile, HeadPlan, Plan, Prefactors, coefficients
 from stages.run.train import train
 from tests.training import stage, structures, task, tiny_plan, unlabelled
 
@@ -154,6 +154,23 @@ def test_a_term_without_labels_is_switched_off_with_one_warning(tmp_path, capsys
     with pytest.raises(InvalidInput, match="no training frame has stress"):
         train(with_run(plan, strict=True), tmp_path / "strict", device="cpu")
     assert not (tmp_path / "strict").exists()
+
+
+def test_prefactors_of_a_term_without_labels_are_switched_off(tmp_path):
+    frames = [unlabelled(f, "stress") for f in structures(np.random.default_rng(0), 8)]
+    following = {term: Prefactors(2.0, 1.0) for term in ("energy", "forces", "stress")}
+    constant = coefficients(2.0, 2.0, 2.0)
+    plan = with_data(
+        tiny_plan(
+            tmp_path, stages=(stage(task(prefactors=following, coefficients=constant), epochs=2),)
+        ),
+        tmp_path / "data.xyz",
+        frames,
+    )
+    train(plan, tmp_path / "out", device="cpu")
+    rows = [row["coeff"] for row in log(tmp_path / "out") if row["epoch"] > 0]
+    assert [row["stress"] for row in rows] == [0.0, 0.0]
+    assert all(0 < row["energy"] <= 2 and row["forces"] == row["energy"] for row in rows)
 
 
 def test_a_stage_left_without_a_term_is_refused(tmp_path):
