@@ -16,6 +16,7 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Pairs
 from mtp.grade import grade_atoms
 from mtp.kernels.choose import device_for, kernel_name
+from mtp.mlip_file import MLIP_SUFFIXES
 from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
 from mtp.neighbours import Find, Neighbours, VerletList
@@ -241,7 +242,7 @@ def _potential(model: str | Path | Potential) -> Potential:
         copy.load_state_dict(model.state_dict())
         copy.grading = model.grading
         return copy
-    return load_mtp(model) if Path(model).suffix in (".mtp", ".almtp") else load_model(model)
+    return load_mtp(model) if Path(model).suffix in MLIP_SUFFIXES else load_model(model)
 
 
 def _heads(potential: Potential, names: str | Sequence[str] | None) -> dict[str, str]:

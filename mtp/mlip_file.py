@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mtp.potential import Potential
 
+MLIP_SUFFIXES = (".mtp", ".almtp")
 VERSION = "1.1.0"
 BASIS = "RBChebyshev"
 TAG = "atomic_numbers"

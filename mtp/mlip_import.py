@@ -14,7 +14,6 @@ from mtp.errors import InvalidInput
 from mtp.mlip_file import MlipPotential, read_mtp
 from mtp.potential import Potential, PotentialSpec
 
-MLIP_SUFFIXES = (".mtp", ".almtp")
 LEVELS = range(2, 30, 2)  # of the files that come with MLIP
 NEIGHBOURS = 25
 TOLERANCE = 1e-8  # of the invariants that our basis must reproduce, relative

@@ -9,8 +9,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from mtp.errors import InvalidInput
+from mtp.mlip_file import MLIP_SUFFIXES
 
-MODELS = (".safetensors", ".mtp", ".almtp")
+MODELS = (".safetensors", *MLIP_SUFFIXES)
 
 
 def calculator_for(name: str, **options: Any) -> Calculator:

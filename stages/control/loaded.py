@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mtp.mlip_file import MLIP_SUFFIXES
 from pretrained.registry import card, names
 from stages.control.defaults import TASK
 from stages.control.reader import Reading, beside
 from stages.plan import HeadPlan
 
-MLIP = (".mtp", ".almtp")
 LINEAR = asdict(HeadPlan(TASK))
 """The head of an MLIP-3 file."""
 
@@ -61,7 +61,7 @@ def load(reading: Reading) -> Loaded | None:
         return None
     if not path.is_file():
         return None
-    if path.suffix in MLIP:
+    if path.suffix in MLIP_SUFFIXES:
         return Loaded(path, {TASK: LINEAR}, TASK, {}, False, True)
     return _read(path, default, bool(reload))
 

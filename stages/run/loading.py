@@ -19,19 +19,16 @@ from ase.data import atomic_numbers, chemical_symbols
 from mtp.baseline import fit_shifts, isotropic_shifts
 from mtp.data import Dataset
 from mtp.errors import InvalidInput
-from mtp.geometry import Geometry
-from mtp.mlip_import import MLIP_SUFFIXES, load_mtp
+from mtp.mlip_file import MLIP_SUFFIXES
+from mtp.mlip_import import load_mtp
 from mtp.model_file import load_model
 from mtp.potential import HeadSpec, Potential
 from mtp.rebuild import rebuilt
-from mtp.structure import Structure
 from pretrained.registry import card, verified
-from stages.evaluate import check_elements
+from stages.evaluate import check_elements, predict_structures
 from stages.plan import HeadPlan, ModelPlan, Plan
 from stages.say import say
-from stages.tasks import chunks
 
-CHUNK = 64  # frames predicted at a time
 NEW = "RANDOM"  # DeePMD-kit's word for a head that inherits nothing
 
 
@@ -128,9 +125,10 @@ def adjust_shifts(potential: Potential, head: str, dataset: Dataset) -> float:
     if kind not in ("energy", "polarizability"):
         return 0.0
     frames = [frame for frame in dataset.train if frame.label(kind) is not None]
+    totals = predict_structures(potential, frames, head).predicted[kind]
     rest = [
         replace(frame, **{kind: frame.label(kind) - predicted}, atomic_polarizability=None)
-        for frame, predicted in zip(frames, _totals(potential, head, frames, kind), strict=True)
+        for frame, predicted in zip(frames, totals, strict=True)
     ]
     fit = fit_shifts if kind == "energy" else isotropic_shifts
     moved = fit(rest, dataset.species)
@@ -139,16 +137,6 @@ def adjust_shifts(potential: Potential, head: str, dataset: Dataset) -> float:
     with torch.no_grad():
         potential.heads[head].shifts += torch.tensor(values, dtype=torch.float64)
     return max(map(abs, values))
-
-
-def _totals(potential: Potential, head: str, frames: list[Structure], term: str) -> list:
-    """What a head says of each frame."""
-    spec, found = potential.spec, []
-    for indices in chunks(len(frames), CHUNK):
-        some = [frames[i] for i in indices]
-        geometry = Geometry(some, spec.species, spec.cutoff, potential.dtype)
-        found += list(potential.predict(geometry.batch(), head).values[term].cpu().numpy())
-    return found
 
 
 def tell(source: Source, potential: Potential, rows: list[tuple[str, str, str]]) -> None:

@@ -13,8 +13,8 @@ from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Geometry
 from mtp.initialise import start_descriptor, start_head
-from mtp.mlip_file import read_mtp
-from mtp.mlip_import import MLIP_SUFFIXES, load_template
+from mtp.mlip_file import MLIP_SUFFIXES, read_mtp
+from mtp.mlip_import import load_template
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from mtp.terms import PREDICTED
