@@ -10,10 +10,12 @@ from torch import Tensor
 from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
 from mtp.kernels.gpu import lists
+from mtp.kernels.gpu.launch import launch
 
 BLOCK = 128  # atoms or pairs of a program
 ROOM = 1.25  # places for neighbours, relative to the most that any atom had
 FEW = 8  # places more
+ROUND = 16  # places are multiples of it: their number is compiled into the passes
 FAR = 511  # cells that two neighbours may be apart
 
 
@@ -33,6 +35,7 @@ class DeviceList:
         self.cell_now = np.asarray(cell, float)
         self.cell = torch.from_numpy(self.cell_now).to(self.device).contiguous()
         self.inverse = torch.linalg.inv(self.cell)
+        self.built_for = torch.zeros(len(species), 3, dtype=torch.float64, device=self.device)
         self.builds = 0
         self._limit = torch.tensor([self.reach**2], dtype=torch.float64, device=self.device)
         density = len(species) / abs(np.linalg.det(self.cell_now)) if self.pbc.all() else 0.01
@@ -51,10 +54,11 @@ class DeviceList:
                 break
             self._make_room(int(ROOM * most) + FEW)
         self.count.copy_(found)
-        self.built_for = x.clone()
+        self.built_for.copy_(x)
         self._shift_images(x)
         rows = len(x) * self.places
-        lists.opposites[max(1, triton.cdiv(rows, BLOCK)),](
+        launch(
+            *(lists.opposites, (max(1, triton.cdiv(rows, BLOCK)),)),
             *(self.neighbour, self.image, self.count, self.opposite, len(x)),
             **dict(PLACES=self.places, A=BLOCK),
         )
@@ -63,7 +67,8 @@ class DeviceList:
     def pairs(self, x: Tensor, dtype: torch.dtype) -> Pairs:
         """The pairs for positions x, in a precision; no work on the host."""
         d = torch.empty(len(x) * self.places, 3, dtype=dtype, device=self.device)
-        lists.displacements[max(1, triton.cdiv(len(d), BLOCK)),](
+        launch(
+            *(lists.displacements, (max(1, triton.cdiv(len(d), BLOCK)),)),
             *(x, self.cell, self.neighbour, self.image, self.count, d, len(x)),
             **dict(PLACES=self.places, A=BLOCK),
         )
@@ -103,7 +108,8 @@ class DeviceList:
         self, x: Tensor, order: Tensor, bins: Tensor, bin_start: Tensor, shape: list, reach: list
     ) -> Tensor:
         found = torch.zeros(len(x), dtype=torch.int32, device=self.device)
-        lists.find[max(1, triton.cdiv(len(x), BLOCK)),](
+        launch(
+            *(lists.find, (max(1, triton.cdiv(len(x), BLOCK)),)),
             *(x, order, bins, bin_start, self.cell, self.neighbour, self.image, found),
             *(len(x), self._limit, *shape, *reach, *self.pbc.astype(int).tolist()),
             **dict(PLACES=self.places, A=BLOCK),
@@ -111,16 +117,16 @@ class DeviceList:
         return found
 
     def _make_room(self, places: int) -> None:
-        self.places, n = places, len(self.species)
-        if n * places >= 2**31:
-            raise InvalidInput(f"{n} atoms with {places} neighbours: too many for one list")
+        self.places, n = -(-places // ROUND) * ROUND, len(self.species)
+        if n * self.places >= 2**31:
+            raise InvalidInput(f"{n} atoms with {self.places} neighbours: too many for one list")
         whole = {"dtype": torch.int32, "device": self.device}
-        self.neighbour = torch.zeros(n * places, **whole)
-        self.image = torch.zeros(n * places, **whole)
+        self.neighbour = torch.zeros(n * self.places, **whole)
+        self.image = torch.zeros(n * self.places, **whole)
         self.count = torch.zeros(n, **whole)
         self.base = torch.zeros(n, **whole)
-        self.start = torch.arange(n, device=self.device) * places
-        self.opposite = torch.full((n * places,), -1, dtype=torch.int64, device=self.device)
+        self.start = torch.arange(n, device=self.device) * self.places
+        self.opposite = torch.full((n * self.places,), -1, dtype=torch.int64, device=self.device)
 
     def _shift_images(self, x: Tensor) -> None:
         """Cells counted from where atoms are instead of from where they are when wrapped."""

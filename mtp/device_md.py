@@ -17,6 +17,8 @@ from torch import Tensor
 from mtp.device_list import DeviceList
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch
+from mtp.kernels.choose import kernel_name
+from mtp.kernels.gpu.graph import Graph
 from mtp.potential import Potential
 
 LONGEST = 100  # steps between two lists at most
@@ -69,7 +71,8 @@ class DeviceDynamics:
         self.forces = torch.zeros_like(self.x)
         self.furthest = torch.zeros((), dtype=torch.float64, device=self.device)
         self.steps, self.interval = 0, 10
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._records = self.device.type == "cuda" and kernel_name(self.device) == "cuda"
+        self._graph: Graph | None = None
         self._graph_for: Tensor | None = None
         self._find()
         self._evaluate()
@@ -150,29 +153,16 @@ class DeviceDynamics:
         self.stress.copy_(predicted.stress)
 
     def _advance(self) -> None:
-        """One step; on a GPU a replay of the graph of it, captured once for the list's arrays."""
-        if self.device.type != "cuda":
+        """One step; on a GPU a replay of the graph of it, recorded once for the list's arrays."""
+        if not self._records:
             self.step()
             return
         if self._graph is None or self._graph_for is not self.list.neighbour:
-            self._capture()
+            self._graph, self._graph_for = None, self.list.neighbour  # frees the old one's memory
+            self._graph = Graph()
+            generator = None if self.noise is None else self.random
+            self._graph.record(self.step, (*self._state(), self.furthest), generator)
         self._graph.replay()
-
-    def _capture(self) -> None:
-        """Record a step. Warming up compiles the kernels; the state is put back afterwards."""
-        before = [value.clone() for value in (*self._state(), self.furthest)]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        for value, old in zip((*self._state(), self.furthest), before, strict=True):
-            value.copy_(old)
-        self._graph, self._graph_for = torch.cuda.CUDAGraph(), self.list.neighbour
-        self._graph.register_generator_state(self.random)
-        with torch.cuda.graph(self._graph):
-            self.step()
 
     def _without_pairs(self, volume: float) -> Batch:
         """One structure without labels."""

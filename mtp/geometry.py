@@ -209,6 +209,11 @@ class Geometry:
         return self._pairs is not None
 
     @property
+    def resident(self) -> bool:
+        """Whether batches are parts of arrays that stay on a GPU: none of them makes it wait."""
+        return self._pairs is not None and self._pairs[-1] is not None
+
+    @property
     def n_pairs(self) -> int | None:
         """Directed pairs of all structures, when they are in memory."""
         return None if self._pairs is None else len(self._pairs[2])
@@ -280,7 +285,7 @@ class Geometry:
 
     def _keep(self, limit: float) -> None:
         """Find and keep the pairs of all structures unless they would exceed the limit (bytes)."""
-        per_pair = 4 + 3 * torch.empty((), dtype=self.dtype).element_size()
+        per_pair = 4 + 3 * self.dtype.itemsize + 8 * (self.device.type == "cuda")
         chunks, used = [], 0
         for structure in self.structures:
             chunks.append(neighbour_pairs(structure, self.cutoff))

@@ -7,6 +7,7 @@ errors are always summed, because the log and the calibration need both.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,14 +64,12 @@ class Errors:
 
     values: term → (rows, components), a row per structure or atom, in the units of mtp/terms.py.
     weights: term → (rows,), 0 where absent.  atoms, volume: (S,) of the structures, volume in Å³.
-    counts: (terms,) labelled numbers (not rows) of each term.
     """
 
     values: dict[str, Tensor]
     weights: dict[str, Tensor]
     atoms: Tensor
     volume: Tensor
-    counts: Tensor
 
     @classmethod
     def of(cls, prediction: Prediction, batch: Batch) -> Errors:
@@ -88,7 +87,6 @@ class Errors:
             weights,
             batch.atoms_per_structure.double(),
             batch.volume.double(),
-            label_counts(batch, prediction.values),
         )
 
     def factor(self, term: str, task: TaskStage) -> Tensor:
@@ -105,8 +103,8 @@ class Errors:
         return self.values[term] / (self.atoms[:, None] if TERMS[term].extensive else 1.0)
 
 
-def label_counts(batch: Batch, terms: dict[str, Tensor]) -> Tensor:
-    """(terms,) how many numbers of each term are labelled."""
+def label_counts(batch: Batch, terms: Iterable[str]) -> Tensor:
+    """(terms,) how many numbers (not rows) of each term are labelled."""
     rows = [batch.labelled_rows(term).sum() * TERMS[term].components for term in terms]
     return torch.stack(rows).double()
 
@@ -152,6 +150,12 @@ class Sums:
             torch.stack([errors.weights[t].sum() * TERMS[t].components for t in terms]),
             terms,
         )
+
+    def to(self, device: torch.device) -> Sums:
+        """The same numbers on a device."""
+        residuals = {kind: sums.to(device) for kind, sums in self.residuals.items()}
+        rest = (self.minimised.to(device), self.weights.to(device), self.terms)
+        return Sums(residuals, *rest)
 
     def means(self) -> dict[str, float]:
         """Unweighted means, e.g. ``forces_l1`` in eV/Å; a term without labels has no key."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from mtp.heads import add_to_gradient
 from mtp.terms import TERMS
 from stages.distributed import all_sum, mine, sum_gradients
-from stages.loss import Errors, Sums, cotangents, weighted_loss
+from stages.loss import Errors, Sums, cotangents, label_counts, weighted_loss
 from stages.optimisers.curvature import Preconditioner, flat_gradient
 from stages.plan import Stage, TaskStage
 from stages.recorded import Recorded
@@ -52,7 +52,7 @@ class Objective:
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
     origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
-    pull · Σ (θ − origin)² over what moves.  recorded: does minibatches on a GPU as graphs.
+    pull · Σ (θ − origin)² over what moves.  recorded: does batches on a GPU as graphs.
     """
 
     potential: Potential
@@ -69,10 +69,13 @@ class Objective:
             train = self.data[draw.task].train
             yield draw, train.batch(mine(draw.indices, train.costs))
 
-    def normaliser(self, task: str, errors: Errors) -> Tensor:
+    def normaliser(self, task: str, batch: Batch) -> Tensor:
         """(terms,) what the sums of a task's residuals over all draws are divided by."""
         data = self.data[task]
-        return data.normaliser(all_sum([errors.counts])[0] if len(self.draws) == 1 else data.counts)
+        if len(self.draws) > 1:
+            return data.normaliser(data.counts_on(batch.volume.device))
+        (counts,) = all_sum([label_counts(batch, data.terms)])
+        return data.normaliser(counts)
 
     def gradient(self) -> Evaluation:
         """Evaluate the loss; afterwards every parameter's ``.grad`` holds its gradient."""
@@ -86,11 +89,12 @@ class Objective:
         sums, norms = {}, _Norms(self)
         for draw, batch in self.batches():
             coefficients = self.stage.tasks[draw.task].coefficients
+            given = (batch, self.normaliser(draw.task, batch), coefficients)
             work = partial(self._part, draw.task, with_gradient)
             if self.recorded is not None and with_gradient:
-                loss, part = self.recorded(draw.task, batch, coefficients, work)
+                loss, part = self.recorded(draw.task, *given, work)
             else:
-                loss, part = work(batch, coefficients)
+                loss, part = work(*given)
             value += loss
             add(sums, draw.task, part)
             if with_gradient:
@@ -102,12 +106,16 @@ class Objective:
         return Evaluation(number(value + self._pull(with_gradient)), sums, norms.found())
 
     def _part(
-        self, task: str, with_gradient: bool, batch: Batch, coefficients: Mapping[str, float]
+        self,
+        task: str,
+        with_gradient: bool,
+        batch: Batch,
+        normaliser: Tensor,
+        coefficients: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, Sums]:
-        """The part of one batch in the loss, its sums and, in ``.grad``, its gradient."""
+        """The part of one batch in the loss, its sums and, added to ``.grad``, its gradient."""
         plan = replace(self.stage.tasks[task], coefficients=coefficients)
         errors = Errors.of(self.potential.predict(batch, task), batch)
-        normaliser = self.normaliser(task, errors).to(errors.atoms.device)
         share, sums = self.shares[task], Sums.of(errors, plan)
         if with_gradient:
             slopes = cotangents(errors, plan, normaliser)

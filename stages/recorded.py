@@ -15,40 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mtp.heads import add_to_gradient
+from mtp.kernels.gpu.graph import Graph
 from stages.loss import Sums
 
 if TYPE_CHECKING:
     from mtp.geometry import Batch
     from mtp.potential import Potential
 
-Work = Callable[["Batch", Mapping[str, Tensor]], tuple[Tensor, Sums]]
-"""Batch and coefficients → loss and sums; leaves the gradient in every parameter's ``.grad``."""
+Work = Callable[["Batch", Tensor, Mapping[str, "float | Tensor"]], tuple[Tensor, Sums]]
+"""Batch, normaliser and coefficients → loss and sums; adds the gradient to ``.grad``."""
 
 SEEN = 3  # times before a shape is recorded
 MOST = 32  # graphs of a stage
 RESIDENT = ("neighbour", "displacement", "incoming")  # arrays of pairs that are never copied
-
-
-class Graph:
-    """One recorded call of a function without arguments."""
-
-    def __init__(self, pool: Any) -> None:
-        self._graph, self._pool = torch.cuda.CUDAGraph(), pool
-
-    def record(self, function: Callable[[], Any]) -> Any:
-        """Warm up, which compiles what is to be compiled, and record."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                function()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self._graph, pool=self._pool):
-            return function()
-
-    def replay(self) -> None:
-        """Do it again, on the memory of the record."""
-        self._graph.replay()
 
 
 class Recorded:
@@ -61,49 +41,62 @@ class Recorded:
         self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
     def __call__(
-        self, task: str, batch: Batch, coefficients: Mapping[str, float], work: Work
+        self,
+        task: str,
+        batch: Batch,
+        normaliser: Tensor,
+        coefficients: Mapping[str, float],
+        work: Work,
     ) -> tuple[Tensor, Sums]:
-        """What ``work`` returns, and the gradient in ``.grad``; both last until the next call."""
-        device = batch.volume.device
-        given = {
-            t: torch.full((), c, dtype=torch.float64, device=device)
-            for t, c in coefficients.items()
-        }
-        key = (task, tuple(given), *_shapes(batch))
+        """What ``work`` returns; the gradient is added to ``.grad``."""
+        key = (task, tuple(coefficients), *_shapes(batch))
         self._seen[key] += 1
         if key not in self._steps:
             if self._seen[key] < SEEN or len(self._steps) == MOST:
-                self.potential.zero_grad(set_to_none=True)
-                return work(batch, given)
-            self._steps[key] = _Step(self.potential, Graph(self._pool), batch, given, work)
-        return self._steps[key](batch, given)
+                return work(batch, normaliser, coefficients)
+            given = _mapped((batch, normaliser), Tensor.clone)
+            self._steps[key] = _Step(self.potential, Graph(self._pool), *given, coefficients, work)
+        return self._steps[key](batch, normaliser, coefficients)
 
 
 class _Step:
     """A graph with the arrays that it reads and writes."""
 
     def __init__(
-        self, potential: Potential, graph: Graph, batch: Batch, given: dict[str, Tensor], work: Work
+        self,
+        potential: Potential,
+        graph: Graph,
+        batch: Batch,
+        normaliser: Tensor,
+        coefficients: Mapping[str, float],
+        work: Work,
     ) -> None:
         self.graph, self.parameters = graph, list(potential.parameters())
-        self.batch = _mapped(batch, Tensor.clone)
-        self.given = {term: value.clone() for term, value in given.items()}
+        self.batch, self.normaliser = batch, normaliser
+        self.coefficients = {term: torch.zeros_like(normaliser[0]) for term in coefficients}
 
         def once() -> tuple[Tensor, Sums]:
             potential.zero_grad(set_to_none=True)
-            return work(self.batch, self.given)
+            return work(self.batch, self.normaliser, self.coefficients)
 
+        before = [parameter.grad for parameter in self.parameters]
         self.loss, self.sums = graph.record(once)
         self.gradients = [parameter.grad for parameter in self.parameters]
+        for parameter, gradient in zip(self.parameters, before, strict=True):
+            parameter.grad = gradient
 
-    def __call__(self, batch: Batch, given: dict[str, Tensor]) -> tuple[Tensor, Sums]:
-        for own, new in zip(_tensors(self.batch), _tensors(batch), strict=True):
+    def __call__(
+        self, batch: Batch, normaliser: Tensor, coefficients: Mapping[str, float]
+    ) -> tuple[Tensor, Sums]:
+        mine, theirs = (self.batch, self.normaliser), (batch, normaliser)
+        for own, new in zip(_tensors(mine), _tensors(theirs), strict=True):
             own.copy_(new)
-        for term, value in given.items():
-            self.given[term].copy_(value)
+        for term, value in coefficients.items():
+            self.coefficients[term].fill_(value)
         self.graph.replay()
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
+            if gradient is not None:
+                add_to_gradient(parameter, gradient)
         return self.loss.clone(), _mapped(self.sums, Tensor.clone)
 
 
@@ -111,6 +104,8 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A copy of dataclasses and dictionaries with the function applied to their tensors."""
     if isinstance(value, Tensor):
         return function(value)
+    if isinstance(value, tuple):
+        return tuple(_mapped(one, function) for one in value)
     if isinstance(value, dict):
         return {key: _mapped(one, function) for key, one in value.items()}
     if is_dataclass(value):

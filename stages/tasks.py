@@ -60,11 +60,17 @@ class TaskData:
         The mean weight is that of the whole training set, so that a structure's weight counts also
         against the structures of other batches.
         """
-        return counts * self._mean_weights(counts.device)
+        return counts * self._on(counts.device)[1]
+
+    def counts_on(self, device: torch.device) -> Tensor:
+        """``counts`` on a device."""
+        return self._on(device)[0]
 
     @cache  # noqa: B019 - as few as there are tasks, and they live as long as the run
-    def _mean_weights(self, device: torch.device) -> Tensor:
-        return torch.where(self.counts > 0, self.weights / self.counts, 1.0).to(device)
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Counts and mean weights: sent to a device once, for it waits meanwhile."""
+        mean = torch.where(self.counts > 0, self.weights / self.counts, 1.0)
+        return self.counts.to(device), mean.to(device)
 
 
 @dataclass(frozen=True)

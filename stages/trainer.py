@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
-from stages.distributed import is_root, size
+from mtp.kernels.choose import kernel_name
+from stages.distributed import is_root
 from stages.loss import Sums
 from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
 from stages.optimisers.adam import OPTIMISERS, Average
@@ -129,7 +130,8 @@ class _StageRun:
         Returns the sums of all, the last rate, and task → steps and sum of gradient norms.
         """
         draws = self._draws(epoch)
-        sums, lr = dict(resumed.sums), 0.0
+        place = next(self.setting.potential.parameters()).device
+        sums, lr = {task: part.to(place) for task, part in resumed.sums.items()}, 0.0
         effort = {task: list(values) for task, values in resumed.effort.items()}
         for step in range(resumed.step, len(draws)):
             lr = learning_rate(self.stage, epoch, step, len(draws))
@@ -148,11 +150,11 @@ class _StageRun:
         return sums, lr, {task: [float(x) for x in values] for task, values in effort.items()}
 
     def _recorder(self) -> Recorded | None:
-        """Graphs of steps: for minibatches of one process whose pairs stay on the GPU."""
+        """Graphs of steps: where the kernel can be recorded and all pairs stay on the GPU."""
         potential, data = self.setting.potential, self.setting.data.values()
-        there = next(potential.parameters()).is_cuda and all(d.train.cached for d in data)
-        alone = size() == 1 and not self.optimiser.full_batch
-        return Recorded(potential) if there and alone else None
+        device = next(potential.parameters()).device
+        there = device.type == "cuda" and kernel_name(device) == "cuda"
+        return Recorded(potential) if there and all(d.train.resident for d in data) else None
 
     def _draws(self, epoch: int) -> list[Draw | None]:
         """The batches of an epoch; None: all frames of all tasks."""
@@ -167,7 +169,7 @@ class _StageRun:
         setting = self.setting
         return Objective(
             *(setting.potential, self.stage, setting.data, draws, portions, setting.origin),
-            recorded=self.recorded if len(draws) == 1 else None,
+            recorded=self.recorded,
         )
 
     def _rate(self, draw: Draw | None, lr: float) -> float:

@@ -5,6 +5,7 @@ Importing this imports Triton; `mtp.kernels.choose` does so for tensors on a CUD
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from mtp.basis.moment_table import MomentTable
 from mtp.basis.radial import CLAMP_WIDTH, RadialSpec
 from mtp.geometry import Pairs
 from mtp.kernels.gpu import passes
+from mtp.kernels.gpu.launch import launch
 from mtp.kernels.gpu.plan import UNROLL, Plan, Program, make_plan
 
 THREADS = 128
@@ -244,7 +246,8 @@ class Slab:
         given, tables, plan = self.given, self.tables, self.tables.plan
         self.m_dot[plan.ones] = 0.0
         self.m[plan.ones] = 1.0  # m_dot is m where there is no direction
-        passes.moments[self._grid(len(plan.tensors))](
+        launch(
+            *(passes.moments, self._grid(len(plan.tensors))),
             *(*self.lists, given.d, self._d_dot(), given.c, self._c_dot()),
             *(tables.constants, tables.tensors, self.m, self.m_dot, self.n, self.n),
             *(len(given.c), tables.n_radial),
@@ -268,7 +271,8 @@ class Slab:
     def pull(self, d_bar: Tensor) -> None:
         """Write the derivative by the displacement of every pair of the atoms."""
         given, tables = self.given, self.tables
-        passes.pull[self._grid()](
+        launch(
+            *(passes.pull, self._grid()),
             *(*self.lists, given.d, self._d_dot(), given.c, self._c_dot()),
             *(tables.constants, tables.tensors, self.g, self.g_dot, d_bar, self.n, self.n),
             *(len(given.c), tables.n_radial, len(tables.tensors)),
@@ -280,7 +284,8 @@ class Slab:
         given, tables, n_species = self.given, self.tables, len(self.given.c)
         shape = (len(tables.tensors), n_species, tables.n_q)
         partial = given.c.new_empty(*shape, self.n)
-        passes.coefficients[self._grid(len(tables.tensors))](
+        launch(
+            *(passes.coefficients, self._grid(len(tables.tensors))),
             *(*self.lists, given.d, self._d_dot(), tables.constants, tables.tensors),
             *(self.g, self.g_dot, partial, self.n, self.n, n_species),
             **self._compiled(GROUP=min(GROUP, n_species)),
@@ -289,8 +294,10 @@ class Slab:
         chunk = max(1024, triton.cdiv(self.n, 64))
         n_chunks = triton.cdiv(self.n, chunk)
         sums = partial.new_empty(n_chunks, n_species, columns, dtype=torch.float64)
-        passes.by_species[columns, n_chunks](
-            partial, self.lists[0], sums, self.n, self.n, n_species, chunk, B=1024
+        launch(
+            *(passes.by_species, (columns, n_chunks)),
+            *(partial, self.lists[0], sums, self.n, self.n, n_species, chunk),
+            B=1024,
         )
         return sums.sum(0).reshape(n_species, *shape)
 
@@ -300,7 +307,8 @@ class Slab:
         for first, last in zip(program.stage[:-1], program.stage[1:], strict=True):
             each = max(1, (last - first) * blocks // PROGRAMS)
             grid = (blocks, triton.cdiv(last - first, each))
-            passes.contract[grid](
+            launch(
+                *(passes.contract, grid),
                 *(x, x_dot, self.m, self.m_dot, *((x, x_dot) if add else (out, out_dot))),
                 *(*there, first, last, each, self.n, self.n),
                 **dict(ADD=add, DUAL=self.dual, UNROLL=UNROLL, A=THREADS),
@@ -335,7 +343,8 @@ def direction(v: Tensor, strain: Tensor, pairs: Pairs) -> Tensor:
     d = pairs.displacement.contiguous()
     d_dot, n, slots = torch.empty_like(d), len(pairs), 8
     if n:
-        passes.direction[triton.cdiv(n, THREADS // slots),](
+        launch(
+            *(passes.direction, (triton.cdiv(n, THREADS // slots),)),
             *(pairs.start.long().contiguous(), pairs.count.int().contiguous()),
             *(pairs.base.int().contiguous(), pairs.neighbour.int().contiguous()),
             *(d, v.contiguous(), strain.contiguous(), d_dot, n),
@@ -350,7 +359,8 @@ def collect(d_bar: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     forces = d_bar.new_empty(n, 3, dtype=torch.float64)
     virial = d_bar.new_empty(n, 6, dtype=torch.float64)
     if n:
-        passes.collect[triton.cdiv(n, THREADS // slots),](
+        launch(
+            *(passes.collect, (triton.cdiv(n, THREADS // slots),)),
             *(pairs.start.long().contiguous(), pairs.count.int().contiguous(), *incoming(pairs)),
             *(pairs.displacement.contiguous(), d_bar, forces, virial, n),
             **dict(A=THREADS // slots, K=slots),
@@ -376,12 +386,14 @@ def by_structure(values: Tensor, structure: Tensor, n: int) -> Tensor:
 
     The same to the last bit every time, which torch's index_add on a GPU is not.
     """
-    flat = values.double().reshape(len(values), -1).contiguous()
+    columns = math.prod(values.shape[1:])
+    flat = values.double().reshape(len(values), columns).contiguous()
     edges = torch.arange(n + 1, device=structure.device, dtype=structure.dtype)
     begin = torch.searchsorted(structure.contiguous(), edges)
     chunk = max(1024, triton.cdiv(len(flat), 64))
-    chunks, columns = max(1, triton.cdiv(len(flat), chunk)), flat.shape[1]
+    chunks = max(1, triton.cdiv(len(flat), chunk))
     sums = flat.new_zeros(chunks, n, columns)
     if n and columns:
-        passes.by_structure[n, chunks, columns](flat, begin, sums, columns, chunk, B=256)
+        grid = (n * columns, chunks)
+        launch(passes.by_structure, grid, flat, begin, sums, n, columns, chunk, B=256)
     return sums.sum(0).reshape(n, *values.shape[1:])

@@ -82,7 +82,7 @@ def _add_pull(objective: Objective, parameters: list[Parameter], sums: list[Tens
     pulled = {id(parameter) for parameter, _ in objective.pulled()}
     if not pulled:
         return
-    parts = [torch.full((p.numel(),), float(id(p) in pulled)) for p in parameters]
+    parts = [torch.full_like(p.detach().flatten(), id(p) in pulled) for p in parameters]
     diagonal = 2 * objective.stage.pull * torch.cat(parts).double()
     for total, part in zip(sums, diagonal.split([len(total) for total in sums]), strict=True):
         (total.diagonal() if total.dim() == 2 else total).add_(part)
@@ -118,7 +118,7 @@ def _gradients(
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
         batch = data.train.batch(draw.indices)
         errors = Errors.of(objective.potential.predict(batch, draw.task), batch)
-        normaliser = data.normaliser(data.counts).to(errors.atoms.device)
+        normaliser = data.normaliser(data.counts_on(errors.atoms.device))
         squares = curvature_weights(errors, task, normaliser)
         slopes = {
             term: (objective.shares[draw.task] * w).sqrt()

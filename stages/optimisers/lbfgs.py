@@ -152,13 +152,16 @@ class LBFGS:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.changes = list(state["steps"]), list(state["changes"])
+        def there(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensor.to(self.parameters[0].device) for tensor in tensors]
+
+        self.steps, self.changes = there(state["steps"]), there(state["changes"])
         self.converged, self.iterations = state["converged"], state["iterations"]
         self.damping = state["damping"]
         if state["inverse"] is not None:
-            self.inverse = Preconditioner(state["inverse"])
+            self.inverse = Preconditioner(there(state["inverse"]))
         if state["value"] is not None:
-            self.here = _Point(0.0, state["value"], 0.0, state["gradient"], None)
+            self.here = _Point(0.0, state["value"], 0.0, *there([state["gradient"]]), None)
 
 
 @dataclass(frozen=True)

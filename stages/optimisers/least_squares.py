@@ -70,7 +70,7 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
         if draw.task != task:
             continue
         errors = Errors.of(objective.potential.predict(batch, task), batch)
-        normaliser = objective.normaliser(task, errors)
+        normaliser = objective.normaliser(task, batch)
         columns = objective.potential.linear_rows(batch, task, shifts)
         if matrix is None:
             n = next(iter(columns.values())).shape[-1]
@@ -92,7 +92,7 @@ def _weighted_rows(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Rows (rows, n), errors (rows,) and weights (rows,) of each term with a coefficient."""
     plan = objective.stage.tasks[task]
-    scale = term_scales(errors.values, normaliser.to(errors.atoms.device), plan.coefficients)
+    scale = term_scales(errors.values, normaliser, plan.coefficients)
     for term, error in errors.values.items():
         if float(scale[term]) == 0 or not errors.weights[term].any():
             continue

@@ -16,6 +16,7 @@ from mtp.structure import Structure
 from tests.kernels.on_device import ON_GPU
 from tests.potentials import disordered, random_potential
 from tests.systems import SYSTEMS
+from tests.tape import TapedGraph, noting
 
 pytestmark = pytest.mark.triton
 SPECIES = (8, 14)
@@ -97,6 +98,29 @@ def test_trajectory_is_that_of_ase() -> None:
     np.testing.assert_allclose(own.stress.cpu()[0], atoms.get_stress(), atol=1e-12)
     assert own.steps == 12
     assert own.interval < 12 < own.list.builds + 12
+
+
+@pytest.mark.parametrize("temperature", [None, 300.0])
+def test_recorded_steps_are_the_steps(temperature: float | None, monkeypatch) -> None:
+    """Also after newer lists and steps done again: a graph reads where arrays were, not are."""
+    from mtp import device_list, device_md
+
+    def trajectory(recorded: bool) -> list[torch.Tensor]:
+        own = device_md.DeviceDynamics(
+            potential(), moving(), timestep=1.0, temperature=temperature, friction=0.1, skin=0.1
+        )
+        own._records = recorded
+        own.interval = 5
+        own.run(9)
+        assert own.list.builds > 2
+        return [own.x, own.v, own.energy, own.stress]
+
+    if not ON_GPU:
+        monkeypatch.setattr(device_md, "Graph", TapedGraph)
+        monkeypatch.setattr(device_list, "launch", noting(device_list.launch))
+        monkeypatch.setenv("MTP_KERNEL", "reference")  # what the C++ kernel does is on no tape
+    for one, two in zip(trajectory(True), trajectory(False), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
 
 
 def test_langevin_dynamics_is_reproducible_and_warms_up() -> None:

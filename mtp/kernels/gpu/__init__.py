@@ -1,1 +1,1 @@
-"""The passes of the CUDA kernel in Triton; nothing outside mtp/kernels/cuda.py imports them."""
+"""What runs on a GPU: the passes in Triton, imported there only, how they are run and recorded."""

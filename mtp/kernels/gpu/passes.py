@@ -458,18 +458,18 @@ def by_species(partial, species, out, n, stride, n_species, chunk, B: tl.constex
 
 
 @triton.jit(do_not_specialize=SIZES)
-def by_structure(values, begin, out, n_columns, chunk, B: tl.constexpr):
-    """out (chunks, structures, columns): sums of values (atoms, columns) over each structure.
+def by_structure(values, begin, out, n, n_columns, chunk, B: tl.constexpr):
+    """out (chunks, n structures, columns): sums of values (atoms, columns) over each structure.
 
-    Atoms of structure s are begin[s] … begin[s + 1]; a program sums a chunk of them.
+    Atoms of structure s are begin[s] … begin[s + 1]; a program sums a chunk of one column of them.
     """
-    s = tl.program_id(0)
-    column = tl.program_id(2)
+    s = tl.program_id(0) // n_columns
+    column = tl.program_id(0) % n_columns
     first = tl.load(begin + s) + tl.program_id(1) * chunk
     last = tl.minimum(tl.load(begin + s + 1), first + chunk)
     total = tl.zeros((B,), dtype=tl.float64)
     for at in range(first, last, B):
         rows = at + tl.arange(0, B)
         total += tl.load(values + rows * n_columns + column, mask=rows < last, other=0.0)
-    to = (tl.program_id(1) * tl.num_programs(0) + s) * n_columns + column
+    to = (tl.program_id(1).to(tl.int64) * n + s) * n_columns + column
     tl.store(out + to, tl.sum(total, axis=0))
