@@ -47,6 +47,7 @@ class TorchSimModel(ModelInterface):
         known = torch.full((120,), -1, dtype=torch.int32)
         known[list(species)] = torch.arange(len(species), dtype=torch.int32)
         self._known = known.to(self._device)
+        self._voigt = torch.tensor(VOIGT, device=self._device)
         self._list: _List | None = None
 
     @torch.no_grad()
@@ -66,7 +67,7 @@ class TorchSimModel(ModelInterface):
         return {
             "energy": found.energy.to(self._dtype),
             "forces": found.forces.to(self._dtype),
-            "stress": found.stress[:, torch.tensor(VOIGT, device=self._device)].to(self._dtype),
+            "stress": found.stress[:, self._voigt].to(self._dtype),
         }
 
 
@@ -86,6 +87,7 @@ class _List:
     cell: Tensor
     numbers: Tensor
     system: Tensor
+    sizes: Tensor  # (S,) atoms of each system
 
     @classmethod
     def of(cls, state: SimState, species: Tensor, cutoff: float) -> _List:
@@ -105,12 +107,13 @@ class _List:
         count = edges[1:] - edges[:-1]
         ends = torch.sort(j, stable=True)
         both = torch.equal(torch.searchsorted(ends[0], torch.arange(n + 1, device=x.device)), edges)
-        first = torch.searchsorted(system, torch.arange(len(cell), device=x.device))
+        begin = torch.searchsorted(system, torch.arange(len(cell) + 1, device=x.device))
         return cls(
-            *(species, edges[:-1].contiguous(), count.int(), first[system].int(), i, j),
+            *(species, edges[:-1].contiguous(), count.int(), begin[system].int(), i, j),
             shifts[order] + whole[i] - whole[j],
             ends[1] if both else None,
             *(x.clone(), cell.clone(), state.atomic_numbers.clone(), system.clone()),
+            (begin[1:] - begin[:-1]).double(),
         )
 
     def holds(self, state: SimState, skin: float) -> bool:
@@ -136,7 +139,7 @@ class _List:
                 *(local, d.to(dtype), self.incoming),
             ),
             structure=system,
-            atoms_per_structure=torch.bincount(system, minlength=len(cell)).to(**real),
+            atoms_per_structure=self.sizes,
             volume=torch.where(whole, torch.linalg.det(cell).abs(), 0.0).to(**real),
             weight=torch.ones(len(cell), **real),
             indices=np.arange(len(cell)),

@@ -39,8 +39,8 @@ class TypeEmbedding(nn.Module):
 
     def forward(self) -> Tensor:
         """(n_species, width) the vectors."""
-        x = torch.eye(self.n_species, dtype=self.layers[0].weight.dtype)
-        x = x.to(self.layers[0].weight.device)
+        weight = self.layers[0].weight
+        x = torch.eye(self.n_species, dtype=weight.dtype, device=weight.device)
         times = iter(self.times)
         for layer, skips in zip(self.layers, self.skips, strict=True):
             y = torch.tanh(layer(x))

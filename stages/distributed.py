@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mtp.errors import InvalidInput
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -43,12 +45,21 @@ def is_root() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where the device is a GPU: one each, in order."""
+    """The GPU of this process, where the device is a GPU: one each, in order.
+
+    Raises InvalidInput where there are fewer GPUs than processes on this machine.
+    """
     import torch
 
     if device.type != "cuda" or not launched():
         return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    mine, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if mine >= there:
+        raise InvalidInput(
+            f"process {mine} of this machine has no GPU: torch sees {there}; start torchrun with "
+            f"--nproc-per-node {there}, or use the processors by --device cpu"
+        )
+    return torch.device("cuda", mine)
 
 
 @contextmanager
@@ -63,7 +74,9 @@ def together(device: torch.device) -> Iterator[None]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield
     finally:
@@ -109,9 +122,9 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
     moving = [p for p in parameters if p.requires_grad]
     if not moving:
         return
-    there = torch.tensor([float(p.grad is not None) for p in moving], device=moving[0].device)
-    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in moving]
-    there, *sums = all_sum([there, *own])
+    known = [float(p.grad is not None) for p in moving]
+    (there,) = all_sum([torch.tensor(known)])  # between the hosts: no GPU is waited for
+    sums = all_sum([torch.zeros_like(p) if p.grad is None else p.grad for p in moving])
     for parameter, known, total in zip(moving, there.tolist(), sums, strict=True):
         parameter.grad = total if known else None
 

@@ -203,6 +203,25 @@ def test_a_processor_alone_never_imports_triton() -> None:
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch has a CUDA of its own")
+@pytest.mark.parametrize("parts", [["--quick"], pytest.param([], marks=pytest.mark.slow)])
+def test_nothing_in_a_step_waits(parts: list[str]) -> None:
+    """Steps on a GPU without numbers: all devices agree, and nothing is read or sent."""
+    from tests.kernels import pretended
+
+    done = subprocess.run(
+        [sys.executable, pretended.__file__, *parts],
+        capture_output=True,
+        text=True,
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) >= 3
+    assert all(line.endswith(": {}") for line in lines), lines
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 @pytest.mark.slow
 def test_the_passes_compile_for_a_gpu(tmp_path) -> None:
     """To machine code of compute capability 9.0, without a GPU and without spilt registers."""
