@@ -23,6 +23,7 @@ QUICK = (
 """Through the interpreter; the others take minutes and run with --slow."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, tests with the parameter `cuda` that this machine cannot run."""
     missing = pytest.mark.skip(
@@ -31,7 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = pytest.mark.skip(reason="CUDA kernel without a GPU, interpreted: run with --slow")
     for item in items:
         of_kernel = "cuda" in getattr(getattr(item, "callspec", None), "id", "").split("-")
-        if not (of_kernel or item.get_closest_marker("triton")) or ON_GPU:
+        if of_kernel:
+            item.add_marker(pytest.mark.triton)
+        if not item.get_closest_marker("triton") or ON_GPU:
             continue
         if not HAS_TRITON:
             item.add_marker(missing)
