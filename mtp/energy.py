@@ -12,6 +12,7 @@ from mtp.basis.moment_table import MomentTable, moment_table
 from mtp.geometry import Batch
 from mtp.heads import EnergyHead, add_to_gradient
 from mtp.kernels import operator
+from mtp.kernels.choose import Basis
 from mtp.prediction import Prediction, per_species, per_structure
 from mtp.terms import PREDICTED
 from mtp.type_embedding import TypeEmbedding
@@ -111,24 +112,40 @@ def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
 def linear_rows(potential: Potential, batch: Batch, head: str, shifts: bool) -> dict[str, Tensor]:
     """energy (S, n), forces (atoms, 3, n), stress (S, 6, n)."""
     readout, c = potential.heads[head], potential.coefficients_for(potential.table)
-    b = operator.invariants(c, batch.pairs, potential.basis)
+    derivatives = _linear_columns if readout.linear else _network_columns
+    features, forces, virial = derivatives(readout, c, batch, potential.basis)
+    rows = {
+        "energy": per_structure(features.double(), batch),
+        "forces": forces.double(),
+        "stress": per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None, None],
+    }
+    return _with_shifts(rows, batch, len(potential.spec.species)) if shifts else rows
+
+
+def _linear_columns(
+    readout: EnergyHead, c: Tensor, batch: Batch, basis: Basis
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (atoms, n), and their forces (atoms, 3, n) and virials (atoms, 6, n)."""
+    b, forces, virial = operator.columns(c, batch.pairs, basis)
+    unit = readout.features(b.new_ones(1, b.shape[1]), batch.species)
+    return b * unit, forces * unit, virial * unit
+
+
+def _network_columns(
+    readout: EnergyHead, c: Tensor, batch: Batch, basis: Basis
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where the features are not proportional to the invariants: a pass for each."""
+    b = operator.invariants(c, batch.pairs, basis)
     with torch.enable_grad():
         b.requires_grad_()
         features = readout.features(b, batch.species)
-    forces, stress = [], []
-    for n in range(features.shape[1]):
-        column = torch.zeros_like(features)
-        column[:, n] = 1.0
-        (b_bar,) = torch.autograd.grad(features, b, column, retain_graph=True)
-        force, virial = operator.forces(b_bar, c, batch.pairs, potential.basis)
-        forces.append(force)
-        stress.append(per_structure(virial.double(), batch) * _inverse_volume(batch)[:, None])
-    rows = {
-        "energy": per_structure(features.detach().double(), batch),
-        "forces": torch.stack(forces, -1).double(),
-        "stress": torch.stack(stress, -1),
-    }
-    return _with_shifts(rows, batch, len(potential.spec.species)) if shifts else rows
+    found = []
+    for column in torch.eye(features.shape[1], dtype=b.dtype, device=b.device):
+        seed = column.expand_as(features).contiguous()
+        (b_bar,) = torch.autograd.grad(features, b, seed, retain_graph=True)
+        found.append(operator.forces(b_bar, c, batch.pairs, basis))
+    forces, virial = (torch.stack(parts, -1) for parts in zip(*found, strict=True))
+    return features.detach(), forces, virial
 
 
 def _with_shifts(rows: dict[str, Tensor], batch: Batch, species: int) -> dict[str, Tensor]:

@@ -139,10 +139,17 @@ class Objective:
         return value
 
     def preconditioner(
-        self, parameters: list[Parameter], seed: int, damping: float
+        self,
+        parameters: list[Parameter],
+        seed: int,
+        damping: float,
+        solved: list[Parameter] | None = None,
     ) -> Preconditioner:
-        """An approximate inverse of the second derivatives by ``parameters``, of a full batch."""
-        return Preconditioner.of(self, parameters, seed, damping)
+        """An approximate inverse of the second derivatives by ``parameters``, of a full batch.
+
+        solved: linear weights that follow the parameters, always minimising the loss.
+        """
+        return Preconditioner.of(self, parameters, seed, damping, solved or [])
 
     def not_finite(self) -> NotFinite:
         """The error for a loss that is not finite, naming the worst frame of the draws."""

@@ -86,7 +86,7 @@ class Stage:
     name: str  # "stage1", "stage2", …, "calibration"
     epochs: int
     lr: float
-    optimizer: Literal["adam", "lbfgs", "lstsq"]
+    optimizer: Literal["adam", "lbfgs", "varpro", "lstsq"]
     schedule: Schedule
     trainable: tuple[str, ...]
     tasks: dict[str, TaskStage]

@@ -21,13 +21,14 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Pairs
 from mtp.heads import Readout
 
-ABI = 4
+ABI = 5
 """MTP_ABI of mtp/kernels/src/mtp.h, the interface that is described here."""
 
 MESSAGE_SIZE = 1024
 OUT_OF_MEMORY = 2  # a status of the library
 _SOMEWHERE = torch.zeros(1)
 DOUBLES = ("c_bar", "forces", "virial", "energies", "energy_weight", "weights_bar")
+DOUBLES += ("column_forces", "column_virial")
 
 
 class Job(ctypes.Structure):
@@ -40,6 +41,7 @@ class Job(ctypes.Structure):
         *((name, c_void_p) for name in ("b_bar", "b_dot_bar", "readout", "energy_weight")),
         *((name, c_void_p) for name in ("b", "b_dot", "c_bar", "d_bar")),
         *((name, c_void_p) for name in ("forces", "virial", "energies", "weights_bar")),
+        *((name, c_void_p) for name in ("column_forces", "column_virial")),
     ]
 
 
@@ -217,6 +219,15 @@ class CpuKernel:
         virial = torch.empty(len(pairs), 6, dtype=torch.float64)
         self._run(pairs, c, b_bar=b_bar, forces=forces, virial=virial)
         return forces.to(c.dtype), virial.to(c.dtype)
+
+    def columns(self, c: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """B (atoms, n), forces (atoms, 3, n) and virials (atoms, 6, n) of every invariant alone."""
+        n, k = len(pairs), len(self.table.scalars)
+        b = self._per_scalar(c, pairs)
+        forces = torch.empty(n, 3, k, dtype=torch.float64)
+        virial = torch.empty(n, 6, k, dtype=torch.float64)
+        self._run(pairs, c, b=b, column_forces=forces, column_virial=virial)
+        return b, forces, virial
 
     def tangent(self, c: Tensor, v: Tensor, strain: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         b, b_dot = self._per_scalar(c, pairs), self._per_scalar(c, pairs)

@@ -41,6 +41,21 @@ def tangent(
     return torch.ops.mtp.tangent(c, v, strain, pairs.displacement, *_flat(pairs), basis.handle)
 
 
+def columns(c: Tensor, pairs: Pairs, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
+    """B (atoms, n); forces (atoms, 3, n) and virials (atoms, 6, n) of every invariant by itself.
+
+    No graph.
+    """
+    kernel = kernel_for(basis.handle, c.device)
+    if hasattr(kernel, "columns"):
+        return kernel.columns(c, pairs)
+    b = kernel.invariants(c, pairs)
+    one = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
+    found = [kernel.forces(row.expand_as(b).contiguous(), c, pairs) for row in one]
+    forces, virials = (torch.stack(parts, -1) for parts in zip(*found, strict=True))
+    return b, forces, virials
+
+
 def _flat(pairs: Pairs) -> tuple[Tensor, ...]:
     return pairs.species, pairs.start, pairs.count, pairs.base, pairs.neighbour
 

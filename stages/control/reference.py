@@ -73,7 +73,7 @@ stage_options:
 
 An epoch has as many steps as all tasks that take part have batches; the weights say how the steps
 are shared, and each task goes on through its own data. A task without weights makes as many steps
-as it has batches. Optimisers that take all structures at once (lbfgs, lstsq) weigh the losses
+as it has batches. Optimisers that take all structures at once (not adam) weigh the losses
 instead. What a head does not take part in, it is not moved by.
 
 The loss of an energy task is that of the lists of the stage, changed by `tasks.NAME.loss`, then by

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from stages.objective import Evaluation, Objective
 from stages.optimisers.lbfgs import LBFGS
 from stages.optimisers.least_squares import LeastSquares
+from stages.optimisers.variable_projection import VariableProjection
 from stages.plan import Stage
 
 
@@ -68,7 +69,12 @@ class Adam:
         self.adam.load_state_dict(state)
 
 
-OPTIMISERS = {"adam": Adam, "lbfgs": LBFGS, "lstsq": LeastSquares}
+OPTIMISERS = {
+    "adam": Adam,
+    "lbfgs": LBFGS,
+    "varpro": VariableProjection,
+    "lstsq": LeastSquares,
+}
 
 
 class Average:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class LBFGS:
 
     def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
         self.parameters = [p for group in groups.values() for p in group]
+        self.solved: list[Parameter] = []  # those that follow from the others at every point
         size = sum(p.numel() for p in self.parameters)
         self.history = max(5, min(HISTORY, NUMBERS // (2 * max(size, 1))))
         self.steps: list[Tensor] = []
@@ -46,17 +47,17 @@ class LBFGS:
         self.name = stage.name
         self.iterations = 0
         self.damping = DAMPING
-        self.here: _Point | None = None  # loss and gradient where the parameters stand
+        self.here: Point | None = None  # loss and gradient where the parameters stand
         self.converged = False
 
     def step(self, objective: Objective, lr: float) -> Evaluation:
         """Move to a point of lower loss; returns the loss there."""
-        origin = self._get()
         if self.here is None:
-            self.here = self._evaluate(objective, origin, 0.0, None)
+            self.here = self._evaluate(objective, self._get(), 0.0, None)
             if not self.here.finite:
                 raise objective.not_finite()
-        if not self.converged and (self.iterations in EARLY or self.iterations % REFRESH == 0):
+        origin = self._get()
+        if not self.converged and self._stale():
             self._estimate(objective)
         self.iterations += 1
         found = None if self.converged else self._search(objective, origin)
@@ -67,21 +68,28 @@ class LBFGS:
                     "lowers the loss; its other epochs change nothing"
                 )
             self.converged = True
-            self._set(origin)
             return objective.value()
         new = self._get()
         self._remember(new - origin, found.gradient - self.here.gradient)
         self.here = found
         return found.evaluation
 
-    def _estimate(self, objective: Objective) -> None:
-        self.inverse = objective.preconditioner(self.parameters, self.iterations, self.damping)
+    def _stale(self) -> bool:
+        """Whether the Gauss-Newton matrix is to be estimated before this iteration."""
+        return self.iterations in EARLY or self.iterations % REFRESH == 0
 
-    def _search(self, objective: Objective, origin: Tensor) -> _Point | None:
+    def _estimate(self, objective: Objective) -> None:
+        self.inverse = objective.preconditioner(
+            self.parameters, self.iterations, self.damping, self.solved
+        )
+
+    def _search(self, objective: Objective, origin: Tensor) -> Point | None:
         """Line search along the quasi-Newton direction, then along Gauss-Newton ones.
 
-        Each Gauss-Newton step that fails raises the damping, towards the steepest descent.
+        Each Gauss-Newton step that fails raises the damping, towards the steepest descent. The
+        parameters end at what is found, or where they were.
         """
+        begin = self._state()
         while True:
             direction = self._direction()
             slope = float(direction @ self.here.gradient)
@@ -89,13 +97,13 @@ class LBFGS:
                 along = _along(self, objective, origin, direction)
                 found = wolfe(along, self.here.at(0.0, slope), 1.0)
                 if found is not None:
-                    self._set(origin + found.t * direction)
+                    self._restore(found.state)
                     return found
+            self._restore(begin)
             if self.steps:
                 self.steps, self.changes = [], []
             elif slope < 0 and self.damping < LARGEST_DAMPING:
                 self.damping *= 100
-                self._set(origin)
                 self._estimate(objective)
             else:
                 return None
@@ -122,21 +130,25 @@ class LBFGS:
 
     def _evaluate(
         self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
-    ) -> _Point:
+    ) -> Point:
         self._set(x)
         evaluation = objective.gradient()
         gradient = flat_gradient(self.parameters)
         slope = 0.0 if direction is None else float(direction @ gradient)
-        return _Point(t, float(evaluation.value), slope, gradient, evaluation)
+        return Point(t, float(evaluation.value), slope, gradient, evaluation, self._state())
+
+    def _state(self) -> Tensor:
+        """What `_restore` needs to come back to where all parameters stand."""
+        return flat([*self.parameters, *self.solved])
+
+    def _restore(self, state: Tensor) -> None:
+        assign([*self.parameters, *self.solved], state)
 
     def _get(self) -> Tensor:
-        return torch.cat([p.detach().reshape(-1).double() for p in self.parameters])
+        return flat(self.parameters)
 
-    @torch.no_grad()
     def _set(self, x: Tensor) -> None:
-        sizes = [p.numel() for p in self.parameters]
-        for parameter, values in zip(self.parameters, x.split(sizes), strict=True):
-            parameter.copy_(values.view_as(parameter))
+        assign(self.parameters, x)
 
     def state_dict(self) -> dict[str, Any]:
         here = self.here
@@ -161,18 +173,23 @@ class LBFGS:
         if state["inverse"] is not None:
             self.inverse = Preconditioner(there(state["inverse"]))
         if state["value"] is not None:
-            self.here = _Point(0.0, state["value"], 0.0, *there([state["gradient"]]), None)
+            gradient = there([state["gradient"]])[0]
+            self.here = Point(0.0, state["value"], 0.0, gradient, None, None)
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One evaluation on a line: where, value, derivative along the line, whole gradient."""
+class Point:
+    """One evaluation on a line: where, value, derivative along the line, whole gradient.
+
+    state: all parameters there.
+    """
 
     t: float
     value: float
     slope: float
     gradient: Tensor | None
     evaluation: Evaluation | None
+    state: Tensor | None
 
     @property
     def finite(self) -> bool:
@@ -182,14 +199,27 @@ class _Point:
             and bool(torch.isfinite(self.gradient).all())
         )
 
-    def at(self, t: float, slope: float) -> _Point:
+    def at(self, t: float, slope: float) -> Point:
         """The same evaluation, seen from another line."""
-        return _Point(t, self.value, slope, self.gradient, self.evaluation)
+        return replace(self, t=t, slope=slope)
+
+
+def flat(parameters: list[Parameter]) -> Tensor:
+    """The parameters as one float64 vector."""
+    return torch.cat([p.detach().reshape(-1).double() for p in parameters])
+
+
+@torch.no_grad()
+def assign(parameters: list[Parameter], values: Tensor) -> None:
+    """Set the parameters from what `flat` gives."""
+    sizes = [p.numel() for p in parameters]
+    for parameter, part in zip(parameters, values.split(sizes), strict=True):
+        parameter.copy_(part.view_as(parameter))
 
 
 def _along(
     optimiser: LBFGS, objective: Objective, origin: Tensor, direction: Tensor
-) -> Callable[[float], _Point]:
+) -> Callable[[float], Point]:
     return lambda t: optimiser._evaluate(objective, origin + t * direction, t, direction)
 
 

@@ -36,20 +36,8 @@ class LeastSquares:
 
     def step(self, objective: Objective, lr: float) -> Evaluation:
         """Solve; returns the loss at the solution. The learning rate has no meaning here."""
-        for task in objective.shares:
-            head = objective.potential.heads[task]
-            weights = head.last.weight.detach().double().flatten()
-            matrix, slope = normal_equations(objective, task, self.shifts)
-            if not torch.isfinite(slope).all():
-                raise objective.not_finite()
-            start = torch.zeros_like(slope)
-            start[: len(weights)] = weights
-            solution = ridge_solve(matrix, matrix @ start - slope, self.ridge)
-            same([solution])
-            with torch.no_grad():
-                head.last.weight.copy_(solution[: len(weights)].view_as(head.last.weight))
-                if len(solution) > len(weights):
-                    head.shifts += solution[len(weights) :]
+        if not solve(objective, self.shifts, self.ridge):
+            raise objective.not_finite()
         return objective.value()
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,6 +45,28 @@ class LeastSquares:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def solve(objective: Objective, shifts: bool, ridge: float) -> bool:
+    """Solve for the linear weights of every task, and with ``shifts`` for its shifts.
+
+    Returns whether there was anything finite to solve; nothing is changed where there was not.
+    """
+    for task in objective.shares:
+        head = objective.potential.heads[task]
+        weights = head.last.weight.detach().double().flatten()
+        matrix, slope = normal_equations(objective, task, shifts)
+        if not (torch.isfinite(slope).all() and torch.isfinite(matrix).all()):
+            return False
+        start = torch.zeros_like(slope)
+        start[: len(weights)] = weights
+        solution = ridge_solve(matrix, matrix @ start - slope, ridge)
+        same([solution])
+        with torch.no_grad():
+            head.last.weight.copy_(solution[: len(weights)].view_as(head.last.weight))
+            if len(solution) > len(weights):
+                head.shifts += solution[len(weights) :]
+    return True
 
 
 def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Tensor, Tensor]:

@@ -216,7 +216,7 @@ def _loss(task: dict[str, Any]) -> str:
 
 def _lr(stage: dict[str, Any], task: dict[str, Any]) -> Cell:
     if stage["optimizer"] not in WITH_RATE:
-        return Cell({"lstsq": "– (exact solve)", "lbfgs": "– (line search)"}[stage["optimizer"]])
+        return Cell("– (exact solve)" if stage["optimizer"] == "lstsq" else "– (line search)")
     schedule = stage["schedule"]
     text = {
         "none": "constant",

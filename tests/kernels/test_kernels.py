@@ -114,6 +114,47 @@ def _sum_virials(pull: Tensor, pairs: Pairs) -> Tensor:
     return virial
 
 
+def check_one_by_one(at: Case, relative: float) -> None:
+    """The invariants' own forces and virials add up to those of any sum of them."""
+    own, weights = CpuKernel(at.table, at.radial), at.randn(at.n_scalars)
+    b, forces, virial = own.columns(at.c, at.pairs)
+    assert_near(b, own.invariants(at.c, at.pairs), relative)
+    assert forces.shape == (len(at.pairs), 3, at.n_scalars)
+    seed = weights.expand(len(at.pairs), -1).contiguous()
+    expected = own.forces(seed, at.c, at.pairs)
+    for found, whole in zip((forces, virial), expected, strict=True):
+        assert_near(found @ weights.double(), whole, relative, found)
+    last = torch.zeros_like(seed)
+    last[:, -1] = 1.0
+    assert_near(forces[..., -1], own.forces(last, at.c, at.pairs)[0], relative)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_one_by_one_in_every_system(system: str) -> None:
+    check_one_by_one(case(SYSTEMS[system]), 1e-12)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_one_by_one_in_every_table(spec: str) -> None:
+    check_one_by_one(case(SYSTEMS["two species"], SPECS[spec]), 1e-12)
+
+
+def test_one_by_one_in_single_precision_and_by_threads() -> None:
+    at = case(rattled([8, 14] * 20, seed=2))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        check_one_by_one(at, 1e-12)
+    finally:
+        torch.set_num_threads(before)
+    single = replace(at.pairs, displacement=at.pairs.displacement.float())
+    own = CpuKernel(at.table, at.radial)
+    for found, exact in zip(
+        own.columns(at.c.float(), single), own.columns(at.c, at.pairs), strict=True
+    ):
+        assert_near(found, exact, 1e-4)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system(kernel, system: str) -> None:
     check_against_autograd(kernel, case(SYSTEMS[system]), 1e-10)

@@ -31,7 +31,7 @@ class Rosenbrock:
     def value(self) -> Evaluation:
         return self.gradient()
 
-    def preconditioner(self, parameters, seed, damping) -> Preconditioner:
+    def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
         return Preconditioner([torch.ones(2).double()])
 
     def gradient(self) -> Evaluation:
@@ -51,7 +51,7 @@ class Lasso:
     def value(self) -> Evaluation:
         return self.gradient()
 
-    def preconditioner(self, parameters, seed, damping) -> Preconditioner:
+    def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
         return Preconditioner([torch.ones(2).double()])
 
     def gradient(self) -> Evaluation:

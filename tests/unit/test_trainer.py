@@ -90,8 +90,10 @@ def test_train_terms_with_rate_almost_zero_are_those_of_the_whole_set(rng):
     assert logged == pytest.approx(sums.means(), rel=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [("adam", "mse"), ("adam", "l1"), ("lbfgs", "mse"), ("lbfgs", "l1"), ("varpro", "mse")],
+)
 @pytest.mark.parametrize("hidden", [(), (4, 4)])
 def test_training_lowers_the_loss(rng, optimizer, loss, hidden):
     settings = stage(task(loss=loss), optimizer=optimizer, epochs=15)

@@ -5,6 +5,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -145,7 +146,7 @@ struct PlanBuilder {
           t.power[k].push_back(power[k]);
         }
       }
-    plan.n_slopes += 3 * t.lower_size;
+    plan.n_slopes += nu ? 3 * t.lower_size : 1;
     plan.n_rows += t.size;
     plan.max_degree = std::max(plan.max_degree, nu);
     tensor_row[{mu, nu}] = t.row;
@@ -166,6 +167,7 @@ struct PlanBuilder {
 
   void add_products(int64_t n_basic, const int64_t* basic, int64_t n_products, const int64_t* products,
                     int64_t n_scalars, const int64_t* scalars, int64_t n_moments) {
+    plan.n_basic = plan.n_rows;
     std::vector<int32_t> row(n_moments, -1);
     for (int64_t i = 0; i < n_basic; i++) {
       const int64_t* k = basic + 4 * i;
@@ -265,6 +267,8 @@ void check_job(const mtp_job& job) {
   need(!job.weights_bar || (dual && job.readout), "weights_bar needs a dual pass");
   need(!job.energies || job.readout, "energies need a readout");
   need(!job.virial || job.forces, "the virial goes with forces");
+  need(!job.column_forces == !job.column_virial, "column_forces and column_virial go together");
+  need(!job.column_forces || (!dual && !seeds && !job.readout), "the invariants one by one have no seed and no tangent");
   const bool reverse = job.forces || job.c_bar || job.d_bar;
   need(!reverse || seeds || job.readout, "derivatives are wanted without a seed: b_bar, b_dot_bar or a readout");
 }
@@ -363,6 +367,36 @@ Plan make_plan(int64_t n_basic, const int64_t* basic, int64_t n_products, const 
   return builder.plan;
 }
 
+static std::vector<Column> make_columns(const Plan& plan) {
+  std::vector<Column> columns;
+  for (int32_t root : plan.scalars) {
+    Column column;
+    column.row = root;
+    std::vector<char> reached(plan.n_rows, 0);
+    reached[root] = 1;
+    const auto* term = plan.reverse.terms<double>();
+    for (size_t r = 0; r < plan.reverse.row.size(); r++) {
+      const size_t before = column.reverse.size();
+      for (const auto* end = plan.reverse.terms<double>() + plan.reverse.begin[r + 1]; term != end; term++)
+        if (reached[term->i / 8]) column.reverse.add(int32_t(term->i / 8), int32_t(term->j / 8), term->factor);
+      if (column.reverse.size() == before) continue;
+      column.reverse.row.push_back(plan.reverse.row[r]);
+      column.reverse.begin.push_back(int32_t(before));
+      reached[plan.reverse.row[r]] = 1;
+    }
+    column.reverse.begin.push_back(int32_t(column.reverse.size()));
+    for (size_t t = plan.traces.size(); t-- > 0;) {
+      if (!reached[plan.traces[t].row]) continue;
+      column.traces.push_back(int32_t(t));
+      for (int32_t row : plan.traces[t].from) reached[row] = 1;
+    }
+    for (const CoreTensor& t : plan.core)
+      column.used.push_back(std::any_of(&reached[t.row], &reached[t.row] + t.size, [](char c) { return c; }));
+    columns.push_back(std::move(column));
+  }
+  return columns;
+}
+
 Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths, const char* activation,
                      bool timestep, int64_t n_biases) {
   if (n_scalars < 0 || n_layers < 0 || n_layers > kMaxLayers || n_biases < 1)
@@ -399,6 +433,8 @@ Readout make_readout(int64_t n_scalars, int64_t n_layers, const int64_t* widths,
 
 struct mtp_basis {
   mtp::Plan plan;
+  mutable std::once_flag once;
+  mutable std::vector<mtp::Column> columns;  // made when they are first asked for
 };
 struct mtp_readout {
   mtp::Readout readout;
@@ -414,8 +450,9 @@ int mtp_basis_new(int64_t n_basic, const int64_t* basic, int64_t n_products, con
                   int64_t n_scalars, const int64_t* scalars, int64_t n_moments, double r_min, double r_max,
                   int64_t n_q, mtp_basis** out, char* message, int64_t message_size) {
   return mtp::guarded(message, message_size, [&] {
-    *out = new mtp_basis{mtp::make_plan(n_basic, basic, n_products, products, n_scalars, scalars, n_moments,
-                                        r_min, r_max, n_q)};
+    auto made = std::make_unique<mtp_basis>();
+    made->plan = mtp::make_plan(n_basic, basic, n_products, products, n_scalars, scalars, n_moments, r_min, r_max, n_q);
+    *out = made.release();
   });
 }
 
@@ -445,6 +482,10 @@ int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t m
     if (job->readout) {
       work.readout = &job->readout->readout;
       mtp::check_readout(*work.readout, basis->plan, job->n_species);
+    }
+    if (job->column_forces) {
+      std::call_once(basis->once, [&] { basis->columns = mtp::make_columns(basis->plan); });
+      work.columns = &basis->columns;
     }
     mtp::run_chosen(work);
   });

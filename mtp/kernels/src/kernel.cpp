@@ -267,8 +267,11 @@ class Pass {
   static constexpr bool kDual = !std::is_same<T, V>::value;
 
  public:
-  Pass(const Work& work, double* forces, double* c_bar, double* weights_bar)
-      : w(work), job(work.job), p(*work.plan), forces_(forces), c_bar_(c_bar), weights_bar_(weights_bar) {
+  // Where this thread adds to: forces (n_all, 4), c_bar, weights_bar, and the forces of each invariant
+  // (n_all, 3, padded to vectors).
+  Pass(const Work& work, double* forces, double* c_bar, double* weights_bar, double* column_forces)
+      : w(work), job(work.job), p(*work.plan), forces_(forces), c_bar_(c_bar), weights_bar_(weights_bar),
+        column_forces_(column_forces) {
     n_species = static_cast<int>(job.n_species);
     radial_size = p.n_radial * p.n_q;
     m = moments_.get(p.n_rows);
@@ -278,9 +281,10 @@ class Pass {
     by_radial = radial_.get(size_t(p.n_radial) * kSlots);
     q_slope = q_.get(size_t(p.n_q) * kSlots);
     passing = passing_.get(size_t(1 + 2 * p.n_radial + p.n_q) * kSlots);
-    with_slopes = forces_ || job.d_bar;
+    with_slopes = forces_ || column_forces_ || job.d_bar;
     keep_rows = job.d_bar || job.d_dot;
-    keep_neighbours = forces_ || job.v;
+    keep_neighbours = forces_ || column_forces_ || job.v;
+    if (column_forces_) slopes = slopes_.get(size_t(p.n_slopes) * W);
     if (c_bar_) {
       sums = sums_.get(size_t(n_species) * radial_size);
       for (int i = 0; i < n_species * radial_size; i++) sums[i] = V{};
@@ -332,6 +336,8 @@ class Pass {
       return true;
     }
     if (w.grades) write_grades();
+    if constexpr (!kDual)
+      if (column_forces_) columns();
     bool reverse = job.b_bar || job.b_dot_bar || w.readout;
     if (!reverse) return true;
     seed();
@@ -348,7 +354,7 @@ class Pass {
   const Work& w;
   const mtp_job& job;
   const Plan& p;
-  double *forces_, *c_bar_, *weights_bar_;
+  double *forces_, *c_bar_, *weights_bar_, *column_forces_;
   int n_lanes = 0, n_slots = 0, species = 0, n_species = 0, radial_size = 0;
   int32_t atom[W];
   Buffer<T> moments_, moment_slopes_, slopes_, monomial_, radial_, q_, scratch_, pairs_, passing_;
@@ -1075,16 +1081,13 @@ class Pass {
 
   // ∂E/∂d of every pair, from the slopes of the moments: radial part along û, angular part across it.
   void pull() {
-    for (const CoreTensor& t : p.core)
-      for (int k = 0; k < t.lower_size; k++)
-        for (int axis = 0; axis < 3; axis++)
-          slopes[t.slope + 3 * k + axis] = times(g[t.row + t.up[axis][k]], S(t.power[axis][k]));
+    for (const CoreTensor& t : p.core) tensor_slopes(t, slopes);
     V own[3] = {V{}, V{}, V{}}, virial[6] = {V{}, V{}, V{}, V{}, V{}, V{}};
     for (int slot = 0; slot < n_slots; slot += kSlots) {
       recall_pair_functions(slot);
       T force[3][kSlots];
       UNROLL for (int s = 0; s < kSlots; s++) force[0][s] = force[1][s] = force[2][s] = T{};
-      pull_slots(force);
+      pull_slots(slopes, nullptr, force);
       for (int s = 0; s < kSlots; s++) store_force(slot + s, force[0][s], force[1][s], force[2][s], own, virial);
     }
     if (!forces_) return;
@@ -1095,16 +1098,28 @@ class Pass {
     }
   }
 
-  void pull_slots(T (&force)[3][kSlots]) {
+  // What the forces of a tensor need of its slopes g: the factors of the monomials of degree ν − 1.
+  void tensor_slopes(const CoreTensor& t, T* to) const {
+    if (t.nu == 0) to[t.slope] = g[t.row];
+    for (int k = 0; k < t.lower_size; k++)
+      for (int axis = 0; axis < 3; axis++)
+        to[t.slope + 3 * k + axis] = times(g[t.row + t.up[axis][k]], S(t.power[axis][k]));
+  }
+
+  // used: the tensors that have slopes; null: all.
+  void pull_slots(const T* slopes, const char* used, T (&force)[3][kSlots]) const {
     size_t index = 0;
     while (index < p.core.size()) {
       const int mu = p.core[index].mu;
+      bool any = false;
       T along[kSlots], across[3][kSlots];  // A_μ and Σ_ν ∇P
       UNROLL for (int s = 0; s < kSlots; s++) along[s] = across[0][s] = across[1][s] = across[2][s] = T{};
       for (; index < p.core.size() && p.core[index].mu == mu; index++) {
         const CoreTensor& t = p.core[index];
+        if (used && !used[index]) continue;
+        any = true;
         if (t.nu == 0) {
-          UNROLL for (int s = 0; s < kSlots; s++) along[s] += g[t.row];
+          UNROLL for (int s = 0; s < kSlots; s++) along[s] += slopes[t.slope];
           continue;
         }
         T x[kSlots], y[kSlots], zz[kSlots];
@@ -1127,12 +1142,85 @@ class Pass {
           across[2][s] += zz[s];
         }
       }
+      if (!any) continue;
       UNROLL for (int s = 0; s < kSlots; s++) {
         T radial = unit[0][s] * across[0][s] + unit[1][s] * across[1][s] + unit[2][s] * across[2][s];
         T weight = f[mu * kSlots + s] * inverse_r[s];
         T outward = f_slope[mu * kSlots + s] * along[s] - weight * radial;
         for (int k = 0; k < 3; k++) force[k][s] += weight * across[k][s] + outward * unit[k][s];
       }
+    }
+  }
+
+  // Forces and virial of every invariant by itself, a vector of them at a time.
+  void columns() {
+    const int n = int(w.columns->size()), padded = (n + W - 1) / W * W;
+    for (int first = 0; first < n; first += W) {
+      const int count = std::min(W, n - first);
+      for (int k = 0; k < count; k++) column_slopes((*w.columns)[first + k], slopes + k * p.n_slopes);
+      V own[3][W], virial[6][W];
+      for (auto& part : own) std::fill(part, part + W, V{});
+      for (auto& part : virial) std::fill(part, part + W, V{});
+      for (int slot = 0; slot < n_slots; slot += kSlots) {
+        recall_pair_functions(slot);
+        V force[kSlots][3][W];
+        for (int k = 0; k < W; k++) {
+          T one[3][kSlots];
+          UNROLL for (int s = 0; s < kSlots; s++) one[0][s] = one[1][s] = one[2][s] = T{};
+          if (k < count) pull_slots(slopes + k * p.n_slopes, (*w.columns)[first + k].used.data(), one);
+          UNROLL for (int s = 0; s < kSlots; s++) {
+            const V x = one[0][s], y = one[1][s], zz = one[2][s];
+            const V dx = d[3 * (slot + s)], dy = d[3 * (slot + s) + 1], dz = d[3 * (slot + s) + 2];
+            own[0][k] += force[s][0][k] = x;
+            own[1][k] += force[s][1][k] = y;
+            own[2][k] += force[s][2][k] = zz;
+            virial[0][k] += dx * x;
+            virial[1][k] += dy * y;
+            virial[2][k] += dz * zz;
+            virial[3][k] += dy * zz;
+            virial[4][k] += dx * zz;
+            virial[5][k] += dx * y;
+          }
+        }
+        for (int s = 0; s < kSlots; s++)
+          for (int axis = 0; axis < 3; axis++) {
+            exchange(force[s][axis]);
+            for (int l = 0; l < n_lanes; l++)
+              add_row(column_forces_ + (3 * size_t(neighbour[(slot + s) * W + l]) + axis) * padded + first,
+                      -force[s][axis][l]);
+          }
+      }
+      for (int axis = 0; axis < 3; axis++) {
+        exchange(own[axis]);
+        for (int l = 0; l < n_lanes; l++)
+          add_row(column_forces_ + (3 * size_t(atom[l]) + axis) * padded + first, own[axis][l]);
+      }
+      for (int k = 0; k < count; k++)
+        for (int c = 0; c < 6; c++)
+          for (int l = 0; l < n_lanes; l++)
+            job.column_virial[(6 * size_t(atom[l]) + c) * n + first + k] = double(virial[c][k][l]);
+    }
+  }
+
+  void column_slopes(const Column& column, T* to) {
+    for (int r = 0; r < p.n_basic; r++) g[r] = T{};
+    for (int32_t r : column.reverse.row) g[r] = T{};
+    g[column.row] = constant(1);
+    contract(column.reverse, g, m, g, true);
+    for (int32_t t : column.traces)
+      for (int k : p.traces[t].from) g[k] += g[p.traces[t].row];
+    for (size_t i = 0; i < p.core.size(); i++)
+      if (column.used[i]) tensor_slopes(p.core[i], to);
+  }
+
+  static void add_row(double* to, V x) {
+    if constexpr (sizeof(S) == sizeof(double)) {
+      V sum;
+      std::memcpy(&sum, to, sizeof(V));
+      sum += x;
+      std::memcpy(to, &sum, sizeof(V));
+    } else {
+      for (int k = 0; k < W; k++) to[k] += double(x[k]);
     }
   }
 
@@ -1342,7 +1430,9 @@ const char* run_as(const Work& w) {
 #endif
   // Each thread sums into arrays of its own, added in the order of the threads: the same result every time.
   // Forces stand in rows of four numbers there.
-  std::vector<Buffer<double>> forces(n_threads);
+  std::vector<Buffer<double>> forces(n_threads), column_forces(n_threads);
+  const size_t n_columns = w.columns ? w.columns->size() : 0;
+  const size_t padded = (n_columns + Lanes<S>::n - 1) / Lanes<S>::n * Lanes<S>::n;
   std::vector<std::vector<double>> c_bar(n_threads), weights_bar(n_threads);
   const size_t n_weights = job.weights_bar ? w.readout->weights.size() : 0;
   bool bad = false;
@@ -1360,6 +1450,11 @@ const char* run_as(const Work& w) {
       own_forces = forces[t].get(4 * w.n_all + 4);
       std::fill(own_forces, own_forces + 4 * w.n_all, 0.0);
     }
+    double* own_columns = nullptr;
+    if (n_columns) {
+      own_columns = column_forces[t].get(3 * w.n_all * padded + 1);
+      std::fill(own_columns, own_columns + 3 * w.n_all * padded, 0.0);
+    }
     double* own_c_bar = nullptr;
     if (job.c_bar) {
       c_bar[t].assign(c_size, 0.0);
@@ -1367,7 +1462,7 @@ const char* run_as(const Work& w) {
     }
     weights_bar[t].assign(n_weights, 0.0);
     {
-      Pass<S, T> pass(w, own_forces, own_c_bar, n_weights ? weights_bar[t].data() : nullptr);
+      Pass<S, T> pass(w, own_forces, own_c_bar, n_weights ? weights_bar[t].data() : nullptr, own_columns);
       const int64_t end = n_blocks * (t + 1) / team;
       for (int64_t b = n_blocks * t / team; b < end && !bad; b++) {
         if (b + 1 < end) pass.fetch(order.data() + blocks[b + 1].begin, blocks[b + 1].size);
@@ -1388,6 +1483,16 @@ const char* run_as(const Work& w) {
         for (const auto& part : forces)
           if (part.there()) sum += part.there()[4 * i + k];
         job.forces[3 * i + k] = sum;
+      }
+  }
+  if (n_columns) {
+#pragma omp parallel for num_threads(n_threads)
+    for (int64_t i = 0; i < 3 * w.n_all; i++)
+      for (size_t k = 0; k < n_columns; k++) {
+        double sum = 0;
+        for (const auto& part : column_forces)
+          if (part.there()) sum += part.there()[i * padded + k];
+        job.column_forces[i * n_columns + k] = sum;
       }
   }
   if (job.c_bar) add_threads(c_bar, c_size, static_cast<double*>(job.c_bar));

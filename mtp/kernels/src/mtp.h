@@ -18,7 +18,7 @@ typedef struct mtp_neighbours mtp_neighbours;
 
 /* Number of this interface; raised whenever a function or a structure of it changes. A caller compares
  * what it was compiled with (MTP_ABI) with what the library says (mtp_abi) before any other call. */
-#define MTP_ABI 4
+#define MTP_ABI 5
 int64_t mtp_abi(void);
 
 /* Instruction set in use: "v4", "v3", "v2" or "plain"; "none" when MTP_ISA asks for one that is not there. */
@@ -82,6 +82,9 @@ typedef struct mtp_job {
   double* virial; /* (atoms, 6) Σ_j d ⊗ ∂E_i/∂d, Voigt order */
   double* energies;    /* (atoms) of the readout */
   double* weights_bar; /* like the readout's weights: of Σ energy_weight·E + Ė */
+  /* of each invariant by itself, without seed or tangent; they go together */
+  double* column_forces; /* (atoms, 3, n_scalars) */
+  double* column_virial; /* (atoms, 6, n_scalars) */
 } mtp_job;
 int mtp_run(const mtp_basis* basis, const mtp_job* job, char* message, int64_t message_size);
 

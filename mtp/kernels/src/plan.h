@@ -47,11 +47,20 @@ struct Trace {
   int32_t row, from[3];
 };
 
+// The reverse pass of one invariant alone: only the rows that it is made of.
+struct Column {
+  int32_t row;
+  Program reverse;
+  std::vector<int32_t> traces;  // of Plan::traces, in the order of the reverse pass
+  std::vector<char> used;       // which tensors of Plan::core have a slope
+};
+
 struct Plan {
   int n_radial = 0, n_q = 0, n_rows = 0, n_core = 0, n_monomials = 0, max_degree = 0, n_slopes = 0;
   double r_min = 0, r_max = 0;
   std::vector<CoreTensor> core;  // sorted by μ
   std::vector<Trace> traces;     // highest ν first
+  int n_basic = 0;               // rows of core tensors and traces; those of products follow
   Program forward, reverse;
   std::vector<int32_t> scalars;  // row of each invariant
 };
@@ -92,6 +101,7 @@ struct Work {
   const Plan* plan = nullptr;
   mtp_job job{};
   const Readout* readout = nullptr;
+  const std::vector<Column>* columns = nullptr;  // one for each invariant, where they are wanted one by one
   const double* positions = nullptr;  // inference: displacements come from here
   int64_t n_all = 0;                  // atoms that can be neighbours and receive forces
   const Grading* grading = nullptr;

@@ -23,7 +23,7 @@ class CommonConfig(Section):
     batch_size: int = key(
         128,
         "Structures per parameter update; the last batch may be smaller. Optimisers that look at "
-        "all structures before each update (lbfgs, lstsq) take this many at a time, which changes "
+        "all structures before each update (not adam) take this many at a time, which changes "
         "only the memory they need.",
         example=32,
         ge=1,
