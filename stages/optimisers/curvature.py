@@ -4,12 +4,16 @@ For a sum of squared residuals r the Gauss-Newton matrix is Σ Jᵀ J with J = �
 independent standard normal numbers gives a gradient g = Jᵀξ with E[g gᵀ] = Jᵀ J, so some hundred
 gradients of small groups of frames estimate the whole matrix for the price of a few passes over the
 data. Its inverse is where L-BFGS starts from; the pairs it collects do the rest.
+
+There may be fewer samples than parameters: of a network, or of a task with few frames. Their span
+is then all that is known of the matrix, and a damping that they ask for themselves stands for the
+rest (`balanced_damping`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,24 +30,33 @@ if TYPE_CHECKING:
     from mtp.prediction import Prediction
     from stages.objective import Objective
 
-DENSE = 2000  # parameters up to which the matrix is treated as a whole
-SAMPLES = 4  # gradients per parameter
-PASSES = 3  # over the data of a task at most
-LEAST = 32  # gradients of each of several tasks: one with few frames must not steer blindly
-GROUP = 128  # atoms of one gradient, about
+SAMPLES = 4  # gradients per parameter at most
+MOST = 1000  # gradients at most
+NUMBERS = 16_000_000  # at most so many numbers in them
+PASSES = 3  # over the data of a task, more only where they give fewer than LEAST gradients
+LEAST = 100  # gradients of each task
+GROUP = 128  # atoms of one gradient, about; fewer where the task has few
+BISECTIONS = 60
 EXACT = 100  # parameters up to which it is worth while to differentiate by each
 NUGGET = 1e-10  # of weights that are solved for: the data may not determine them all
+FLOOR = 1e-12  # of what is divided by, relative to the largest
+TINY = 1e-200
 SEEDS = 1_000_003  # between the random numbers of two estimates
 
 
+@dataclass(frozen=True)
 class Preconditioner:
-    """An approximate inverse of the loss's second derivatives, block by block.
+    """An approximate inverse of the loss's second derivatives, of any number of parameters.
 
-    Few parameters are one block; of many, every tensor is one, and a large tensor its diagonal.
+    That of a positive diagonal and the sampled gradients: with u = root · vector it gives
+    root · (u − vectorsᵀ shrink · vectors u).
+
+    root: (n,).  vectors: (r, n) orthonormal rows.  shrink: (r,) from 0 to 1.
     """
 
-    def __init__(self, blocks: list[Tensor]) -> None:
-        self.blocks = blocks  # (n, n) matrices or (n,) diagonals
+    root: Tensor
+    vectors: Tensor
+    shrink: Tensor
 
     @classmethod
     def of(
@@ -56,51 +69,93 @@ class Preconditioner:
     ) -> Preconditioner:
         """Estimated where the parameters stand, from a seeded choice of frames and cotangents.
 
-        damping: relative to the largest eigenvalue of the matrix scaled to a unit diagonal.
+        damping: added to what the samples ask for themselves, relative to the largest eigenvalue of
+        the matrix scaled to a unit diagonal.
         solved: linear weights that are no variables but follow them (variable_projection.py).
         """
         n = sum(p.numel() for p in parameters)
-        if solved and n <= EXACT:
-            sums = [exact_matrix(objective, parameters, solved)]
+        exact = bool(solved) and n <= EXACT
+        if exact:
+            rows = roots(exact_matrix(objective, parameters, solved))
         else:
-            sums = _sampled(objective, [*parameters, *solved], seed)
-        _add_pull(objective, [*parameters, *solved], sums)
-        scales = [_scale(total.diagonal() if total.dim() == 2 else total) for total in sums]
-        if solved and len(sums) == 1:
-            sums, scales = [_reduced(sums[0], scales[0], n)], [scales[0][:n]]
-        elif solved:
-            sums, scales = sums[: len(parameters)], scales[: len(parameters)]
-        blocks = [
-            _inverse(total, scale, damping) for total, scale in zip(sums, scales, strict=True)
-        ]
-        same(blocks)
-        return cls(blocks)
+            rows = samples(objective, [*parameters, *solved], seed)
+        if solved:
+            rows = reduced(rows, n, exact)
+        diagonal = rows.square().sum(0)
+        diagonal.clamp_(min=FLOOR * max(float(diagonal.max()), TINY))
+        values, _, parts = spectrum(rows * diagonal.rsqrt())
+        asked = 0.0 if exact else balanced_damping(values, parts)
+        damped = (asked + damping * float(values[-1])) * diagonal
+        root = (damped + _pull(objective, parameters)).rsqrt()
+        values, vectors, _ = spectrum(rows * root)
+        found = [root, vectors, values / (1 + values)]
+        same(found)
+        return cls(*found)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        parts = vector.split([len(block) for block in self.blocks])
-        return torch.cat(
-            [
-                block @ part if block.dim() == 2 else block * part
-                for block, part in zip(self.blocks, parts, strict=True)
-            ]
-        )
+        u = self.root * vector
+        return self.root * (u - self.vectors.T @ (self.shrink * (self.vectors @ u)))
 
 
-def _sampled(objective: Objective, parameters: list[Parameter], seed: int) -> list[Tensor]:
-    """The matrix of all parameters, or where they are many a block or a diagonal for each."""
-    sizes = [p.numel() for p in parameters]
-    if sum(sizes) <= DENSE:
-        sizes = [sum(sizes)]
-    real = {"dtype": torch.float64, "device": parameters[0].device}
-    sums = [torch.zeros((n, n) if n <= DENSE else n, **real) for n in sizes]
-    samples = SAMPLES * min(sum(sizes), DENSE)
-    for gradient, weight in _gradients(objective, parameters, samples, seed):
-        for total, part in zip(sums, gradient.split(sizes), strict=True):
-            if total.dim() == 2:
-                total.addr_(part, part, alpha=weight)
-            else:
-                total.add_(part * part, alpha=weight)
-    return all_sum(sums)
+def spectrum(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of rowsᵀ rows that may differ from zero.
+
+    rows: (m, n).  Returns, with r = min(m, n), values (r,), vectors (r, n) and the components of
+    the rows along them (m, r).
+    """
+    few = len(rows) <= rows.shape[1]
+    values, vectors = torch.linalg.eigh(rows @ rows.T if few else rows.T @ rows)
+    values = values.clamp_min(FLOOR * float(values[-1].clamp_min(TINY)))
+    if few:
+        return values, (vectors.T @ rows) / values.sqrt()[:, None], vectors * values.sqrt()
+    return values, vectors.T, rows @ vectors
+
+
+def balanced_damping(values: Tensor, parts: Tensor) -> float:
+    """The damping of a sampled matrix with which the samples foretell each other.
+
+    For gradients g with Σ E[g gᵀ] = A, Σ gᵀ A⁻¹ g is the number of parameters on average. Here A
+    is summed from all samples but g: with the leverage h of g in all of them and the damping, the
+    term of g is h / (1 − h). What few samples do not span asks for much damping; many samples ask
+    for none.
+
+    values, parts: of `spectrum`, the matrix scaled so that its trace is the number of parameters.
+    """
+    low, high, squares = 1e-12, 1e3, parts.square()
+    for _ in range(BISECTIONS):
+        middle = (low * high) ** 0.5
+        leverage = squares @ (1 / (values + middle))
+        foretold = leverage / (1 - leverage).clamp_min(1e-12)
+        low, high = (middle, high) if foretold.sum() > values.sum() else (low, middle)
+    return high
+
+
+def reduced(rows: Tensor, n: int, exact: bool) -> Tensor:
+    """(m, n) rows of the Schur complement: the curvature when the columns after n follow.
+
+    What the other columns explain is taken off, as far as the samples are to be believed.
+    """
+    others = rows[:, n:]
+    squares = others.square().sum(0)
+    values, _, parts = spectrum(others * squares.clamp_min(FLOOR * float(squares.max())).rsqrt())
+    damping = NUGGET * float(values[-1]) if exact else balanced_damping(values, parts)
+    left = parts / values.sqrt()
+    taken = 1 - (damping / (values + damping)).sqrt()
+    return rows[:, :n] - left @ (taken[:, None] * (left.T @ rows[:, :n]))
+
+
+def _pull(objective: Objective, parameters: list[Parameter]) -> Tensor:
+    """Second derivatives of the pull towards the start: 2·pull for every parameter it acts on."""
+    pulled = {id(parameter) for parameter, _ in objective.pulled()}
+    parts = [torch.full_like(p.detach().flatten(), id(p) in pulled) for p in parameters]
+    return 2 * objective.stage.pull * torch.cat(parts).double()
+
+
+def roots(matrix: Tensor) -> Tensor:
+    """(n, n) rows whose sum of squares is a positive semidefinite matrix."""
+    scale = matrix.diagonal().clamp_min(TINY).sqrt()  # its columns may be of very different size
+    values, vectors = torch.linalg.eigh(matrix / scale / scale[:, None])
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T * scale
 
 
 @torch.no_grad()
@@ -152,53 +207,20 @@ def _differences(
     return {term: torch.stack(columns, -1) for term, columns in found.items()}
 
 
-def _reduced(matrix: Tensor, scale: Tensor, n: int) -> Tensor:
-    """Schur complement: the curvature along the first n when the others follow them."""
-    scaled = matrix * scale * scale[:, None]
-    others = scaled[n:, n:] + NUGGET * torch.eye(len(scaled) - n).to(scaled)
-    coupling = scaled[n:, :n]
-    schur = scaled[:n, :n] - coupling.T @ torch.linalg.solve(others, coupling)
-    return schur / scale[:n] / scale[:n, None]
+def samples(objective: Objective, parameters: list[Parameter], seed: int) -> Tensor:
+    """(m, n) gradients for random cotangents; their sum of squares stands for all frames.
 
-
-def _scale(diagonal: Tensor) -> Tensor:
-    """What brings a diagonal to one."""
-    return diagonal.clamp_min(1e-12 * float(diagonal.max().clamp_min(1e-300))).rsqrt()
-
-
-def _add_pull(objective: Objective, parameters: list[Parameter], sums: list[Tensor]) -> None:
-    """Second derivatives of the pull towards the start: 2·pull for every parameter it acts on."""
-    pulled = {id(parameter) for parameter, _ in objective.pulled()}
-    if not pulled:
-        return
-    parts = [torch.full_like(p.detach().flatten(), id(p) in pulled) for p in parameters]
-    diagonal = 2 * objective.stage.pull * torch.cat(parts).double()
-    for total, part in zip(sums, diagonal.split([len(total) for total in sums]), strict=True):
-        (total.diagonal() if total.dim() == 2 else total).add_(part)
-
-
-def _inverse(matrix: Tensor, scale: Tensor, damping: float) -> Tensor:
-    """Damped inverse of a positive semidefinite matrix or of a diagonal; scale: its units."""
-    if matrix.dim() == 1:
-        return scale * scale / (1 + damping)
-    values, vectors = torch.linalg.eigh(matrix * scale * scale[:, None])
-    inverse = 1 / (values.clamp_min(0) + damping * values[-1])
-    return (vectors * inverse) @ vectors.T * scale * scale[:, None]
-
-
-def _gradients(
-    objective: Objective, parameters: list[Parameter], samples: int, seed: int
-) -> Iterator[tuple[Tensor, float]]:
-    """Gradients for random cotangents and the weight of each in the sum over all frames.
-
-    Those of this process: each group has random numbers of its own, whoever does it.
+    Every process makes some of them: each group has random numbers of its own, whoever does it.
     """
     rng = np.random.default_rng(seed)
+    n = sum(p.numel() for p in parameters)
+    most = max(1, min(SAMPLES * n, MOST, NUMBERS // n) // len(objective.shares))
     chosen = [
         (group, weight)
         for task in objective.shares
-        for group, weight in _groups(objective, task, samples, rng)
+        for group, weight in _groups(objective, task, most, rng)
     ]
+    rows = torch.zeros((len(chosen), n), dtype=torch.float64, device=parameters[0].device)
     for k in range(rank(), len(chosen), size()):
         draw, weight = chosen[k]
         generator = torch.Generator().manual_seed(SEEDS * seed + k)
@@ -214,27 +236,25 @@ def _gradients(
         }
         objective.potential.zero_grad(set_to_none=True)
         objective.potential.backward(batch, draw.task, slopes)
-        yield flat_gradient(parameters), weight
+        rows[k] = flat_gradient(parameters) * weight**0.5
+    return all_sum([rows])[0]
 
 
 def _groups(
-    objective: Objective, task: str, samples: int, rng: np.random.Generator
+    objective: Objective, task: str, most: int, rng: np.random.Generator
 ) -> list[tuple[Draw, float]]:
-    """Frames of a task in random order, in groups of about GROUP atoms, and the weight of each.
-
-    So many passes that there are enough groups, and no more than ``samples``.
-    """
+    """Frames of a task in random order, in groups of some atoms, and the weight of each group."""
     frames = np.concatenate([d.indices for d in objective.draws if d.task == task])
     atoms, groups = objective.data[task].train.n_atoms, []
-    enough = min(samples, LEAST) if len(objective.shares) > 1 else 0
+    size = min(GROUP, max(1, PASSES * int(atoms[frames].sum()) // LEAST))
     for done in itertools.count():
-        if done >= PASSES and len(groups) >= enough:
+        if done >= PASSES and len(groups) >= min(LEAST, most):
             break
         order = rng.permutation(frames)
-        ends = np.cumsum(atoms[order]) // GROUP
+        ends = np.cumsum(atoms[order]) // size
         cuts = np.flatnonzero(np.diff(ends)) + 1
         groups += [Draw(task, part) for part in np.split(order, cuts)]
-    groups = groups[:samples]
+    groups = groups[:most]
     weight = len(frames) / sum(len(group.indices) for group in groups)
     return [(group, weight) for group in groups]
 

@@ -160,7 +160,7 @@ class LBFGS:
             "converged": self.converged,
             "iterations": self.iterations,
             "damping": self.damping,
-            "inverse": None if self.inverse is None else self.inverse.blocks,
+            "inverse": None if self.inverse is None else vars(self.inverse),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,7 +171,8 @@ class LBFGS:
         self.converged, self.iterations = state["converged"], state["iterations"]
         self.damping = state["damping"]
         if state["inverse"] is not None:
-            self.inverse = Preconditioner(there(state["inverse"]))
+            names = list(state["inverse"])
+            self.inverse = Preconditioner(*there([state["inverse"][name] for name in names]))
         if state["value"] is not None:
             gradient = there([state["gradient"]])[0]
             self.here = Point(0.0, state["value"], 0.0, gradient, None, None)

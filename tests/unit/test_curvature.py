@@ -26,25 +26,29 @@ def objective():
 def test_samples_add_up_to_the_normal_matrix(objective, monkeypatch):
     monkeypatch.setattr(curvature, "PASSES", 3000)
     monkeypatch.setattr(curvature, "GROUP", 8)
+    monkeypatch.setattr(curvature, "SAMPLES", 10**6)
+    monkeypatch.setattr(curvature, "MOST", 10**6)
+    monkeypatch.setattr(curvature, "NUMBERS", 10**9)
     head = objective.potential.heads["default"]
-    total = torch.zeros(2, 2)
     exact = 2 * normal_equations(objective, "default", shifts=False)[0]
-    total = torch.zeros_like(exact)
-    for gradient, weight in curvature._gradients(objective, [head.last.weight], 10**6, 0):
-        total.addr_(gradient, gradient, alpha=weight)
+    rows = curvature.samples(objective, [head.last.weight], 0)
     # Some 10⁴ samples: each element is known to about one per cent of √(A_ii·A_jj).
     scale = exact.diagonal().sqrt()
-    assert_close(total / scale / scale[:, None], exact / scale / scale[:, None], rtol=0, atol=0.1)
+    found = rows.T @ rows
+    assert_close(found / scale / scale[:, None], exact / scale / scale[:, None], rtol=0, atol=0.1)
 
 
 def test_samples_add_up_to_the_exact_matrix(objective, monkeypatch):
     monkeypatch.setattr(curvature, "PASSES", 3000)
     monkeypatch.setattr(curvature, "GROUP", 8)
     monkeypatch.setattr(curvature, "SAMPLES", 10**6)
+    monkeypatch.setattr(curvature, "MOST", 10**6)
+    monkeypatch.setattr(curvature, "NUMBERS", 10**9)
     head = objective.potential.heads["default"]
     solved = [head.last.weight, head.shifts]
     exact = curvature.exact_matrix(objective, [objective.potential.radial], solved)
-    (total,) = curvature._sampled(objective, [objective.potential.radial, *solved], 0)
+    rows = curvature.samples(objective, [objective.potential.radial, *solved], 0)
+    total = rows.T @ rows
     scale = exact.diagonal().sqrt().clamp_min(1e-12)
     assert_close(total / scale / scale[:, None], exact / scale / scale[:, None], rtol=0, atol=0.1)
 
@@ -52,7 +56,8 @@ def test_samples_add_up_to_the_exact_matrix(objective, monkeypatch):
 def test_weights_that_follow_are_a_schur_complement():
     a = torch.randn(9, 9, dtype=torch.float64)
     matrix = a @ a.T
-    reduced = curvature._reduced(matrix, curvature._scale(matrix.diagonal()), 4)
+    rows = curvature.reduced(curvature.roots(matrix), 4, exact=True)
+    reduced = rows.T @ rows
     assert_close(torch.linalg.inv(reduced), torch.linalg.inv(matrix)[:4, :4], rtol=1e-5, atol=0)
 
 
@@ -72,23 +77,50 @@ def test_eliminated_weights_are_at_their_minimum_and_lower_the_loss_faster(objec
     assert float(gain) < 1e-6 * lowest["varpro"]
 
 
-def test_inverse_of_a_block_is_damped_and_symmetric():
-    a = torch.randn(6, 6, dtype=torch.float64)
-    matrix = a @ a.T
-    inverse = curvature._inverse(matrix, matrix.diagonal().rsqrt(), 1e-3)
-    assert_close(inverse, inverse.T)
-    assert_close(inverse @ matrix, torch.eye(6).double(), rtol=0, atol=0.5)
-    assert torch.linalg.eigvalsh(inverse)[0] > 0
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 4)])
+def test_spectrum_is_that_of_the_product_with_the_transpose(shape):
+    rows = torch.randn(shape, dtype=torch.float64)
+    values, vectors, parts = curvature.spectrum(rows)
+    assert_close(vectors @ vectors.T, torch.eye(len(vectors)).double())
+    assert_close(vectors.T @ (values[:, None] * vectors), rows.T @ rows)
+    assert_close(parts @ vectors, rows)
 
 
-def test_many_parameters_are_split_into_blocks(objective, monkeypatch):
-    monkeypatch.setattr(curvature, "DENSE", 4)
+def test_inverse_is_that_of_the_damped_samples(objective, monkeypatch):
     parameters = list(objective.potential.parameters())
-    inverse = objective.preconditioner(parameters, 0, 1e-3)
-    assert [len(block) for block in inverse.blocks] == [p.numel() for p in parameters]
-    assert all((block.dim() == 2) == (len(block) <= 4) for block in inverse.blocks)
-    vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)
-    assert vector @ inverse(vector) > 0
+    n = sum(p.numel() for p in parameters)
+    monkeypatch.setattr(curvature, "MOST", n // 2)
+    rows = curvature.samples(objective, parameters, 7)
+    assert 0 < len(rows) < n
+    diagonal = rows.square().sum(0).clamp_min(1e-12 * float(rows.square().sum(0).max()))
+    values, _, parts = curvature.spectrum(rows * diagonal.rsqrt())
+    damping = curvature.balanced_damping(values, parts) + 1e-3 * float(values[-1])
+    inverse = objective.preconditioner(parameters, 7, 1e-3, [])
+    vector = torch.randn(n, dtype=torch.float64)
+    there = rows.T @ (rows @ inverse(vector)) + damping * diagonal * inverse(vector)
+    assert_close(there, vector, rtol=1e-6, atol=1e-6 * float(vector.abs().max()))
+
+
+def test_few_samples_ask_for_damping_that_many_do_not_need():
+    generator = torch.Generator().manual_seed(0)
+
+    def damping(count: int) -> float:
+        """For gradients of 40 parameters whose matrix is the unit matrix."""
+        rows = torch.randn(count, 40, generator=generator, dtype=torch.float64) / count**0.5
+        values, _, parts = curvature.spectrum(rows)
+        return curvature.balanced_damping(values, parts)
+
+    few, many = damping(10), damping(10_000)
+    # Ten samples span a quarter: what is outside needs a damping of the order of the matrix, 1.
+    assert 0.3 < few < 3
+    assert many < 0.05
+
+
+def test_every_task_has_enough_samples(objective):
+    groups = curvature._groups(objective, "default", 1000, np.random.default_rng(0))
+    assert len(groups) >= curvature.LEAST
+    frames = sum(len(group.indices) * weight for group, weight in groups)
+    assert frames == pytest.approx(12)
 
 
 def test_lbfgs_needs_few_iterations_for_a_linear_problem(objective):

@@ -32,7 +32,9 @@ class Rosenbrock:
         return self.gradient()
 
     def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
-        return Preconditioner([torch.ones(2).double()])
+        return Preconditioner(
+            torch.ones(2).double(), torch.zeros(0, 2).double(), torch.zeros(0).double()
+        )
 
     def gradient(self) -> Evaluation:
         self.evaluations += 1
@@ -52,7 +54,9 @@ class Lasso:
         return self.gradient()
 
     def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
-        return Preconditioner([torch.ones(2).double()])
+        return Preconditioner(
+            torch.ones(2).double(), torch.zeros(0, 2).double(), torch.zeros(0).double()
+        )
 
     def gradient(self) -> Evaluation:
         self.x.grad = None
