@@ -12,6 +12,10 @@ TASK = "default"
 TENSOR_LEVEL = 8
 """Level of the covariant moments of dipole and polarizability heads."""
 
+TENSOR_COEFFICIENT = 1000.0
+"""Loss coefficient of tensors: 1e-3 e·Å or Å³ per atom counts like 0.03 eV/Å of forces, so that
+the energies of another task do not drown them."""
+
 LISTS = {
     "lr_list": [0.1, 0.01],
     "epoch_list": [80, 160],

@@ -77,7 +77,7 @@ as it has batches. Optimisers that take all structures at once (not adam) weigh 
 instead. What a head does not take part in, it is not moved by.
 
 The loss of an energy task is that of the lists of the stage, changed by `tasks.NAME.loss`, then by
-the stage's entry of `task_loss`; dipoles and polarizabilities begin with mse and coefficients 1.
+the stage's entry of `task_loss`; dipoles and polarizabilities begin with mse and coefficients 1000.
 Calibration takes the kind of loss of the stage before and sets the coefficients of each task from
 the log of that task.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mtp.terms import TERMS
-from stages.control.defaults import TASK
+from stages.control.defaults import TASK, TENSOR_COEFFICIENT
 from stages.control.heads import tasks_of, terms_of
 from stages.control.schema import ControlFile
 from stages.control.sections.loss import TaskLoss
@@ -42,7 +42,8 @@ def _task_stage(
     """A task in a stage. energy: what the stage's lists say of energy tasks."""
     one = energy
     if task.type != "ener":
-        one = TaskStage("mse", dict.fromkeys(terms_of(task), 1.0), energy.energy_weighting)
+        coefficients = dict.fromkeys(terms_of(task), TENSOR_COEFFICIENT)
+        one = TaskStage("mse", coefficients, energy.energy_weighting)
     for loss in (task.loss, (entry_of(options.task_loss, i) or {}).get(name)):
         one = with_loss(one, loss)
     weights, epochs = entry_of(options.task_weight, i), entry_of(options.task_epochs, i)

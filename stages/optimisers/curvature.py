@@ -83,10 +83,10 @@ class Preconditioner:
             rows = reduced(rows, n, exact)
         diagonal = rows.square().sum(0)
         diagonal.clamp_(min=FLOOR * max(float(diagonal.max()), TINY))
-        values, _, parts = spectrum(rows * diagonal.rsqrt())
-        asked = 0.0 if exact else balanced_damping(values, parts)
-        damped = (asked + damping * float(values[-1])) * diagonal
-        root = (damped + _pull(objective, parameters)).rsqrt()
+        scaled = rows * diagonal.rsqrt()
+        largest = float(spectrum(scaled)[0][-1])
+        asked = 0.0 if exact else _asked(scaled, blocks(objective, parameters))
+        root = ((asked + damping * largest) * diagonal + _pull(objective, parameters)).rsqrt()
         values, vectors, _ = spectrum(rows * root)
         found = [root, vectors, values / (1 + values)]
         same(found)
@@ -128,6 +128,30 @@ def balanced_damping(values: Tensor, parts: Tensor) -> float:
         foretold = leverage / (1 - leverage).clamp_min(1e-12)
         low, high = (middle, high) if foretold.sum() > values.sum() else (low, middle)
     return high
+
+
+def _asked(scaled: Tensor, columns: list[Tensor]) -> Tensor:
+    """(n,) the damping that each block of columns asks for: a network must not slow the rest."""
+    asked = torch.zeros_like(scaled[0])
+    for block in columns:
+        values, _, parts = spectrum(scaled[:, block])
+        asked[block] = balanced_damping(values, parts)
+    return asked
+
+
+def blocks(objective: Objective, parameters: list[Parameter]) -> list[Tensor]:
+    """Numbers of the parameters of the descriptor and of each head, as far as they are moved."""
+    of = {
+        id(p): head
+        for (head, _), group in reversed(objective.potential.groups().items())
+        for p in group
+    }
+    heads = [of[id(p)] for p in parameters]
+    sizes = torch.tensor([p.numel() for p in parameters], device=parameters[0].device)
+    kinds = {head: k for k, head in enumerate(dict.fromkeys(heads))}
+    kind = torch.tensor([kinds[head] for head in heads], device=sizes.device)
+    kind = kind.repeat_interleave(sizes, output_size=sum(p.numel() for p in parameters))
+    return [(kind == k).nonzero()[:, 0] for k in kinds.values()]
 
 
 def reduced(rows: Tensor, n: int, exact: bool) -> Tensor:

@@ -100,7 +100,7 @@ def test_losses_of_a_stage_of_a_task_of_a_default(plan: Any) -> None:
     assert two.tasks["energy"].coefficients == coefficients(1.0, 7.0, 10.0)
     for stage in (one, two):
         assert stage.tasks["mu"].loss == "mse"
-        assert stage.tasks["mu"].coefficients == {"dipole": 1.0, "atomic_dipole": 0.0}
+        assert stage.tasks["mu"].coefficients == {"dipole": 1000.0, "atomic_dipole": 0.0}
     assert calibration.tasks["energy"].loss == "huber"
     assert calibration.tasks["mu"].coefficients is None
 

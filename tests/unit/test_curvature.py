@@ -93,8 +93,11 @@ def test_inverse_is_that_of_the_damped_samples(objective, monkeypatch):
     rows = curvature.samples(objective, parameters, 7)
     assert 0 < len(rows) < n
     diagonal = rows.square().sum(0).clamp_min(1e-12 * float(rows.square().sum(0).max()))
-    values, _, parts = curvature.spectrum(rows * diagonal.rsqrt())
-    damping = curvature.balanced_damping(values, parts) + 1e-3 * float(values[-1])
+    scaled = rows * diagonal.rsqrt()
+    damping = torch.full((n,), 1e-3 * float(curvature.spectrum(scaled)[0][-1])).double()
+    for block in curvature.blocks(objective, parameters):
+        values, _, parts = curvature.spectrum(scaled[:, block])
+        damping[block] += curvature.balanced_damping(values, parts)
     inverse = objective.preconditioner(parameters, 7, 1e-3, [])
     vector = torch.randn(n, dtype=torch.float64)
     there = rows.T @ (rows @ inverse(vector)) + damping * diagonal * inverse(vector)
@@ -130,3 +133,12 @@ def test_lbfgs_needs_few_iterations_for_a_linear_problem(objective):
     OPTIMISERS["lstsq"]({}, objective.stage).step(objective, 1.0)
     exact = objective.value().value
     assert values[-1] == pytest.approx(exact, rel=1e-3)
+
+
+def test_every_head_asks_for_its_own_damping(objective):
+    model = objective.potential
+    parameters = list(model.parameters())
+    blocks = curvature.blocks(objective, parameters)
+    n = sum(p.numel() for p in parameters)
+    assert sorted(torch.cat(blocks).tolist()) == list(range(n))
+    assert sorted(map(len, blocks)) == sorted([model.radial.numel(), n - model.radial.numel()])

@@ -96,7 +96,8 @@ def test_train_terms_with_rate_almost_zero_are_those_of_the_whole_set(rng):
 )
 @pytest.mark.parametrize("hidden", [(), (4, 4)])
 def test_training_lowers_the_loss(rng, optimizer, loss, hidden):
-    settings = stage(task(loss=loss), optimizer=optimizer, epochs=15)
+    # l1 has no curvature of its own: L-BFGS needs some thirty steps through its kinks
+    settings = stage(task(loss=loss), optimizer=optimizer, epochs=30)
     recorder, _, _ = run(rng, settings, potential(hidden))
     losses = [line["train"]["default"]["loss"] for line in recorder.lines]
     assert losses[-1] < 0.9 * losses[0]

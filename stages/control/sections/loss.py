@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stages.control.defaults import TENSOR_COEFFICIENT
 from stages.control.sections.keys import Loss, NotNegative, Positive, Section, Weighting, key
 
 Term = Literal[
@@ -20,6 +21,9 @@ Term = Literal[
 """What a loss sums errors of (mtp/terms.py)."""
 Followed = Literal[Term, "virial"]  # what can follow the learning rate
 StartLimit = Annotated[list[NotNegative], Field(min_length=2, max_length=2)]
+
+
+TENSOR = f"{TENSOR_COEFFICIENT:g}"
 
 
 def _coefficient(what: str, default: str) -> float | None:
@@ -38,10 +42,12 @@ class TaskLoss(Section):
     energy_coeff: float | None = _coefficient("the energy", "energy_loss_coeff_list")
     forces_coeff: float | None = _coefficient("the forces", "forces_loss_coeff_list")
     stress_coeff: float | None = _coefficient("the stress", "stress_loss_coeff_list")
-    dipole_coeff: float | None = _coefficient("the dipole of a structure", "1")
-    atomic_dipole_coeff: float | None = _coefficient("the dipoles of atoms", "1")
-    polarizability_coeff: float | None = _coefficient("the polarizability of a structure", "1")
-    atomic_polarizability_coeff: float | None = _coefficient("the polarizabilities of atoms", "1")
+    dipole_coeff: float | None = _coefficient("the dipole of a structure", TENSOR)
+    atomic_dipole_coeff: float | None = _coefficient("the dipoles of atoms", TENSOR)
+    polarizability_coeff: float | None = _coefficient("the polarizability of a structure", TENSOR)
+    atomic_polarizability_coeff: float | None = _coefficient(
+        "the polarizabilities of atoms", TENSOR
+    )
     prefactors: dict[Followed, StartLimit] | None = key(
         None,
         "Coefficients that follow the learning rate (adam), by term: [start, limit] means "

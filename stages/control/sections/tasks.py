@@ -71,7 +71,7 @@ class Task(Section):
         None,
         "The loss, an object (below), in all stages; stage_options.task_loss changes it in one.",
         example={"forces_coeff": 10.0},
-        otherwise="that of the stages; dipoles and polarizabilities: mse, coefficients 1",
+        otherwise="that of the stages; dipoles and polarizabilities: mse, coefficients 1000",
     )
     level: int | None = key(
         None,
