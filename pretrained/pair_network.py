@@ -8,7 +8,7 @@ neighbours in the periodic table. What comes out is an ordinary potential with a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mtp.baseline import fit_shifts
 from mtp.geometry import Batch, Geometry
-from mtp.initialise import initialise
+from mtp.initialise import start_descriptor, start_head
 from mtp.potential import Potential, PotentialSpec
 from mtp.structure import Structure
 
@@ -32,7 +32,7 @@ RATE, WARM_UP = 5e-3, 0.03
 SLOWER = 0.4  # the network's rate over that of the readout
 LIMITS = {"energy": 0.5, "forces": 1.0, "stress": 0.05}  # errors beyond count linearly
 COEFFICIENTS = {"energy": 1.0, "forces": 1.0, "stress": 100.0}
-START_ATOMS = 6000
+START_ATOMS = 3000  # of every task
 
 
 class PairNetwork(nn.Module):
@@ -72,19 +72,32 @@ def features(number: int) -> tuple[float, ...]:
 
 
 def first_descriptor(
-    structures: list[Structure], spec: PotentialSpec, steps: int, seed: int = 0
+    tasks: Mapping[str, list[Structure]],
+    weights: Mapping[str, float],
+    spec: PotentialSpec,
+    steps: int,
+    seed: int = 0,
 ) -> Potential:
-    """A potential of one head trained with Adam on huber errors; the learning rate falls to 0."""
+    """A potential with a head for each task, trained with Adam on huber errors.
+
+    tasks: head → its structures.  weights: head → share of the steps, each of which sees one batch
+    of one task. The learning rate falls to 0.
+    """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    potential = _started(structures, spec, generator).cast(torch.float32)
+    random = np.random.default_rng(seed)
+    potential = _started(tasks, spec, torch.Generator().manual_seed(seed)).cast(torch.float32)
     network = PairNetwork(spec.species, potential.radial.detach().mean((0, 1)))
     rest = [p for name, p in potential.named_parameters() if name != "radial"]
     groups = [{"params": network.parameters()}, {"params": rest}]
     optimiser = torch.optim.Adam(groups, lr=RATE)
-    geometry = Geometry(structures, spec.species, spec.cutoff, potential.dtype)
-    batches = _batches(len(structures), np.random.default_rng(seed))
+    data = {
+        task: Geometry(structures, spec.species, spec.cutoff, potential.dtype)
+        for task, structures in tasks.items()
+    }
+    batches = {task: _batches(len(geometry), random) for task, geometry in data.items()}
+    share = np.array([weights[task] for task in data]) / sum(weights[task] for task in data)
     for step in tqdm(range(steps), unit="step", disable=None):
+        task = random.choice(list(data), p=share)
         part = step / steps
         rate = RATE * min(1.0, part / WARM_UP + 0.01) * (1 - part)
         for group, factor in zip(optimiser.param_groups, (SLOWER, 1.0), strict=True):
@@ -93,7 +106,7 @@ def first_descriptor(
         potential.radial.data = table.detach()
         potential.zero_grad()
         network.zero_grad()
-        _backward(potential, geometry.batch(next(batches)))
+        _backward(potential, task, data[task].batch(next(batches[task])))
         table.backward(potential.radial.grad)
         nn.utils.clip_grad_norm_(list(chain(network.parameters(), rest)), 10.0)
         optimiser.step()
@@ -102,22 +115,38 @@ def first_descriptor(
 
 
 def _started(
-    structures: list[Structure], spec: PotentialSpec, generator: torch.Generator
+    tasks: Mapping[str, list[Structure]], spec: PotentialSpec, generator: torch.Generator
 ) -> Potential:
-    """Scales of a sample, shifts of all, a weak readout."""
-    potential, sample, atoms = Potential(spec), [], 0
-    for i in torch.randperm(len(structures), generator=generator).tolist():
-        sample.append(structures[i])
-        atoms += len(structures[i])
-        if atoms > START_ATOMS:
-            break
-    initialise(potential, Geometry(sample, spec.species, spec.cutoff).batch(), generator)
-    (head,) = potential.heads.values()
-    shifts = fit_shifts(structures, spec.species).array
-    with torch.no_grad():
-        head.shifts.copy_(torch.from_numpy(shifts))
-        head.last.weight.mul_(0.1)
+    """Scales of a sample of every task, shifts of all its structures, a weak readout."""
+    potential = Potential(spec)
+    samples = {task: _sample(found, START_ATOMS, generator) for task, found in tasks.items()}
+    every = [item for sample in samples.values() for item in sample]
+    start_descriptor(potential, _batch(every, spec), generator)
+    b = potential.invariants(_batch(every, spec))
+    for task, structures in tasks.items():
+        start_head(potential, task, b, _batch(samples[task], spec), generator)
+        shifts = fit_shifts(structures, spec.species).array
+        with torch.no_grad():
+            potential.heads[task].shifts.copy_(torch.from_numpy(shifts))
+            potential.heads[task].last.weight.mul_(0.1)
     return potential
+
+
+def _sample(
+    structures: list[Structure], enough: int, generator: torch.Generator
+) -> list[Structure]:
+    """Structures in random order until there are enough atoms."""
+    chosen, atoms = [], 0
+    for i in torch.randperm(len(structures), generator=generator).tolist():
+        chosen.append(structures[i])
+        atoms += len(structures[i])
+        if atoms > enough:
+            break
+    return chosen
+
+
+def _batch(structures: list[Structure], spec: PotentialSpec) -> Batch:
+    return Geometry(structures, spec.species, spec.cutoff).batch()
 
 
 def _batches(count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -128,10 +157,9 @@ def _batches(count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
         yield from (order[i : i + size] for i in range(0, count - size + 1, size))
 
 
-def _backward(potential: Potential, batch: Batch) -> None:
+def _backward(potential: Potential, head: str, batch: Batch) -> None:
     """Gradient of huber losses: means over energies per atom, force and stress components."""
-    (name,) = potential.heads
-    predicted = potential.predict(batch, name)
+    predicted = potential.predict(batch, head)
     cotangents = {}
     for term, coefficient in COEFFICIENTS.items():
         present = batch.present[term]
@@ -142,4 +170,4 @@ def _backward(potential: Potential, batch: Batch) -> None:
         slope = (error / atoms).clamp(-LIMITS[term], LIMITS[term])
         count = max(1, int(rows.sum())) * (error[0].numel() if error.dim() > 1 else 1)
         cotangents[term] = 2 * coefficient * slope / atoms / count
-    potential.backward(batch, name, cotangents)
+    potential.backward(batch, head, cotangents)
