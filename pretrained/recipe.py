@@ -22,21 +22,14 @@ import torch
 
 import mtp.data
 from mtp.atomic_file import write_atomically
+from mtp.data.scan import largest_force
 from mtp.model_file import load_model, save_model
 from mtp.potential import HeadSpec, Potential, PotentialSpec
-from mtp.rebuild import rebuilt
 from pretrained import registry
 from pretrained.corpus import ALL, CORPUS, LEVELS, ORGANIC, build
 from pretrained.datasets import SETS, prepare
 from pretrained.pair_network import first_descriptor
 
-MODELS = (
-    "ALL_ELEMENTS_SMALL_6",
-    "ORGANIC_SMALL_6",
-    "ALL_ELEMENTS_LARGE_6",
-    "ALL_ELEMENTS_SMALL_NN_6",
-    "ORGANIC_SMALL_NN_6",
-)
 DFT = {one.task: one for one in SETS}
 CONTROLS = Path(__file__).parents[1] / "configs" / "pretraining"
 LICENCE = "MIT (the weights); data: see each task"
@@ -54,19 +47,17 @@ FALLBACK = {
     "in xTB dimers and clusters.",
     ORGANIC: "none: every pair of the eleven elements is in xTB dimers.",
 }
-SMALL = PotentialSpec(ALL, 6.0, 0.6, 8, 8, moment_mu_cost=1, heads=(HeadSpec("pbe"),))
-STARTS: dict[str, tuple[str | None, PotentialSpec]] = {
-    "ALL_ELEMENTS_SMALL_6": (None, SMALL),
-    "ALL_ELEMENTS_SMALL_NN_6": ("ALL_ELEMENTS_SMALL_6", SMALL),
-    "ALL_ELEMENTS_LARGE_6": (
-        "ALL_ELEMENTS_SMALL_6",
-        replace(SMALL, levmax=16, moment_mu_cost=4),
-    ),
-    "ORGANIC_SMALL_NN_6": ("ORGANIC_SMALL_6", replace(SMALL, species=ORGANIC, n_q=10)),
+SMALL = PotentialSpec(ALL, 6.0, 0.6, 8, 8, moment_mu_cost=1)
+MODELS = {
+    "ALL_ELEMENTS_SMALL_6": SMALL,
+    "ALL_ELEMENTS_SMALL_NN_6": SMALL,
+    "ALL_ELEMENTS_LARGE_6": replace(SMALL, levmax=16, moment_mu_cost=4),
+    "ORGANIC_SMALL_6": replace(SMALL, species=ORGANIC),
+    "ORGANIC_SMALL_NN_6": replace(SMALL, species=ORGANIC),
 }
-"""Models that do not start from random numbers: whose descriptor they take; None: the network."""
-FIRST_STEPS = 7600
-STEPS = {"radial": 0.1, "readout": 0.1}
+"""Their species, distances and basis; heads, data and stages are those of the control file."""
+FIRST_STEPS = 20000
+STEP = 0.5
 """How much smaller the first steps of a fine-tuning run are than those of a run from scratch."""
 
 
@@ -77,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in names:
         control = json.loads((CONTROLS / f"{name.lower()}.json").read_text())
         collect(control, options)
-        start(name, options)
+        start(name, control, options)
         run = train(name, control, options)
         finish(name, control, run, options.folder / "models")
 
@@ -95,25 +86,31 @@ def collect(control: dict[str, Any], options: argparse.Namespace) -> None:
             prepare(DFT[name], options.data, folder, ALL)
 
 
-def start(name: str, options: argparse.Namespace) -> None:
-    """The potential that a control file reloads, FOLDER/NAME/start.mtp.safetensors.
+def start(name: str, control: dict[str, Any], options: argparse.Namespace) -> None:
+    """The potential that the control file reloads, FOLDER/NAME/start.mtp.safetensors.
 
-    The first model of all elements starts from a network over pairs of elements; others start from
-    its descriptor, or that of the organic model, and have heads of their own.
+    Its descriptor comes from a network over pairs of elements, trained on all tasks.
     """
     file = options.folder / name / "start.mtp.safetensors"
-    if file.exists() or name not in STARTS:
+    if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    source, spec = STARTS[name]
-    if source is None:
-        frames = mtp.data.read(options.folder / "corpus" / "pbe.xyz.gz")
-        potential = first_descriptor(frames, spec, FIRST_STEPS // (100 if options.quick else 1))
-    else:
-        potential = load_model(options.folder / source / "run" / "best.mtp.safetensors")
-        spec = replace(spec, min_dist=potential.spec.min_dist)
-        potential = rebuilt(potential.cast(torch.float64), spec, {})
-    save_model(file, potential)
+    tasks = control["tasks"]
+    hidden = {task: tuple(one.get("readout", {}).get("neuron", ())) for task, one in tasks.items()}
+    spec = replace(MODELS[name], heads=tuple(HeadSpec(task, hidden=hidden[task]) for task in tasks))
+    limit = control["common_config"]["max_forces"]
+    frames = {
+        task: [
+            frame
+            for path in one["data"]["files"]
+            for frame in mtp.data.read(file.parent / path)
+            if frame.forces is None or largest_force(frame) <= limit
+        ]
+        for task, one in tasks.items()
+    }
+    (weights,) = control["stage_options"]["task_weight"]
+    steps = FIRST_STEPS // (100 if options.quick else 1)
+    save_model(file, first_descriptor(frames, weights, spec, steps))
 
 
 def train(name: str, control: dict[str, Any], options: argparse.Namespace) -> Path:
@@ -138,7 +135,7 @@ def finish(name: str, control: dict[str, Any], run: Path, models: Path) -> regis
     models.mkdir(parents=True, exist_ok=True)
     file = models / f"{name}{registry.SUFFIX}"
     potential = load_model(run / "best.mtp.safetensors")
-    smaller_steps(potential, STEPS["radial"], STEPS["readout"])
+    smaller_steps(potential, STEP)
     save_model(file, potential.cast(torch.float32), {"recipe": name})
     species = ALL if name.startswith("ALL") else ORGANIC
     tasks = list(control["tasks"])
@@ -171,20 +168,20 @@ def _validation(run: Path) -> dict[str, Any]:
     return {task: sets["valid"] for task, sets in metrics.items()}
 
 
-def smaller_steps(potential: Potential, radial: float, readout: float) -> None:
-    """The same potential, in which an optimiser's step changes coefficients by these factors.
+def smaller_steps(potential: Potential, factor: float) -> None:
+    """The same potential, in which an optimiser's step changes coefficients by this factor.
 
     Coefficients are parameters times scales that the file carries: learning rates that suit random
     numbers would throw a trained model out of its minimum.
     """
     with torch.no_grad():
-        potential.radial_scale.mul_(radial)
-        potential.radial.div_(radial)
+        potential.radial_scale.mul_(factor)
+        potential.radial.div_(factor)
         for head in potential.heads.values():
-            head.step.mul_(readout)
+            head.step.mul_(factor)
             for name, parameter in head.named_parameters():
                 if name != "shifts":
-                    parameter.div_(readout)
+                    parameter.div_(factor)
 
 
 def _files(control: dict[str, Any]) -> list[str]:

@@ -52,7 +52,8 @@ class Objective:
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
     origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
-    pull · Σ (θ − origin)² over what moves.  recorded: does batches on a GPU as graphs.
+    pull / n · Σ (θ − origin)² over what moves, n the number of labels: the logarithm of a normal
+    prior beside that of the data, which fades as data are added.  recorded: does batches on a GPU as graphs.
     """
 
     potential: Potential
@@ -129,13 +130,18 @@ class Objective:
             if self.stage.pull and parameter.requires_grad and name in self.origin:
                 yield parameter, self.origin[name]
 
+    @property
+    def pull(self) -> float:
+        """Weight of Σ (θ − origin)² in the loss, a mean over the labels of the active tasks."""
+        return self.stage.pull / max(1.0, sum(float(self.data[t].counts.sum()) for t in self.shares))
+
     def _pull(self, with_gradient: bool) -> Tensor | float:
         value = 0.0
         for parameter, origin in self.pulled():
             away = parameter.detach() - origin
-            value = value + self.stage.pull * away.double().square().sum()
+            value = value + self.pull * away.double().square().sum()
             if with_gradient:
-                add_to_gradient(parameter, 2 * self.stage.pull * away)
+                add_to_gradient(parameter, 2 * self.pull * away)
         return value
 
     def preconditioner(

@@ -53,19 +53,27 @@ def step_size(epochs: int) -> int:
     return max(1, epochs // 25)
 
 
-def default_stages() -> tuple[Stage, ...]:
+PULL = 0.01
+"""Pull towards a loaded model, where no lists are given (docs/benchmarks.md, "Fine-tuning")."""
+
+
+def default_stages(loaded: bool = False) -> tuple[Stage, ...]:
     """The plan that applies when none of the six lists is given: two stages and calibration.
+
+    loaded: the run starts from a model file, towards which its parameters are drawn. A stage that
+    keeps the descriptor fixed at first, and smaller steps, did not pay.
 
     Found by experiment (docs/benchmarks.md, "The default plan"): L-BFGS throughout; forces first,
     then energies and stresses. Calibration aims at two thirds of the loss for the forces: equal
     shares buy little energy and stress with much force error.
     """
     calibration = stage("calibration", CALIBRATION_EPOCHS, CALIBRATION_LR, None, optimizer="lbfgs")
-    return (
+    stages = (
         stage("stage1", 80, 0.1, coefficients(1.0, 1.0, 1.0), optimizer="lbfgs"),
         stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
         replace(calibration, calibration_target={TASK: coefficients(1 / 6, 2 / 3, 1 / 6)}),
     )
+    return tuple(replace(one, pull=PULL if loaded else 0.0) for one in stages)
 
 
 def default_trainable(optimizer: str) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     """
     section = control.multistage_config
     listed = bool(given_lists(section))
-    *stages, calibration = _listed_stages(section) if listed else default_stages()
+    loaded = bool(control.mtp_config.pretrained_model or control.common_config.reload_model)
+    *stages, calibration = _listed_stages(section) if listed else default_stages(loaded)
     calibration = replace(
         calibration,
         lr=section.calibration_lr or calibration.lr,

@@ -169,10 +169,10 @@ def reduced(rows: Tensor, n: int, exact: bool) -> Tensor:
 
 
 def _pull(objective: Objective, parameters: list[Parameter]) -> Tensor:
-    """Second derivatives of the pull towards the start: 2·pull for every parameter it acts on."""
+    """Second derivatives of the pull towards the start, for every parameter it acts on."""
     pulled = {id(parameter) for parameter, _ in objective.pulled()}
     parts = [torch.full_like(p.detach().flatten(), id(p) in pulled) for p in parameters]
-    return 2 * objective.stage.pull * torch.cat(parts).double()
+    return 2 * objective.pull * torch.cat(parts).double()
 
 
 def roots(matrix: Tensor) -> Tensor:

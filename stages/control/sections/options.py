@@ -66,10 +66,11 @@ class StageOptions(Section):
     )
     pull: list[NotNegative | None] | None = key(
         None,
-        "Weight of Σ (θ − θ_start)² in the loss (adam, lbfgs), which keeps the parameters, shifts "
-        "left out, near those at the start of the run.",
+        "Weight of Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps the parameters, "
+        "shifts left out, near those at the start of the run: the fewer the labels (numbers), the "
+        "nearer.",
         example=[0.01, None],
-        otherwise="0",
+        otherwise="0; 0.01 in the default plan of a run that starts from a model",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
