@@ -52,8 +52,8 @@ class Objective:
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
     origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
-    pull / n · Σ (θ − origin)² over what moves, n the number of labels: the logarithm of a normal
-    prior beside that of the data, which fades as data are added.  recorded: does batches on a GPU as graphs.
+    pull / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior, which counts
+    less the more data there are.  recorded: does batches on a GPU as graphs.
     """
 
     potential: Potential
@@ -133,7 +133,8 @@ class Objective:
     @property
     def pull(self) -> float:
         """Weight of Σ (θ − origin)² in the loss, a mean over the labels of the active tasks."""
-        return self.stage.pull / max(1.0, sum(float(self.data[t].counts.sum()) for t in self.shares))
+        labels = sum(float(self.data[task].counts.sum()) for task in self.shares)
+        return self.stage.pull / max(1.0, labels)
 
     def _pull(self, with_gradient: bool) -> Tensor | float:
         value = 0.0

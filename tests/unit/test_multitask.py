@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stages.calibration import calibrated_stage
+from stages.objective import Objective
 from stages.plan import Prefactors, Schedule, Stage, coefficients
 from stages.run.checkpoint import Position
 from stages.schedule import decay, with_prefactors
@@ -213,6 +214,17 @@ def test_a_pull_holds_the_parameters_where_they_started(rng, optimizer: str) -> 
         named = dict(model.named_parameters())
         far.append(sum(float((named[n].detach() - v).norm()) for n, v in start.items()))
     assert far[1] < 0.1 * far[0]
+
+
+def test_a_pull_counts_against_every_label(rng) -> None:
+    """Twice the labels halve its weight in their mean: it is a prior."""
+    settings, frames = stage(task(), pull=0.3), structures(rng, 4)
+    pulls = []
+    for found in (frames, [*frames, *frames]):
+        data = {"default": task_data(found, [])}
+        pulls.append(Objective(potential(), settings, data, [], {"default": 1.0}).pull)
+    labels = sum(1 + 3 * len(frame) + 6 for frame in frames)
+    assert pulls == pytest.approx([0.3 / labels, 0.15 / labels])
 
 
 # --- calibration ----------------------------------------------------------------------------------

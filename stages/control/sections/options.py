@@ -66,7 +66,7 @@ class StageOptions(Section):
     )
     pull: list[NotNegative | None] | None = key(
         None,
-        "Weight of Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps the parameters, "
+        "Weight of Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps parameters, "
         "shifts left out, near those at the start of the run: the fewer the labels (numbers), the "
         "nearer.",
         example=[0.01, None],
