@@ -102,7 +102,10 @@ def _levels(
 
 
 def water(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Energies, dipoles and polarizabilities in one model, and each in a model of its own."""
+    """Energies, dipoles and polarizabilities in one model, and each in a model of its own.
+
+    In one model also with the plan of configs/multitask/liquid_water.json.
+    """
     dimer = {
         "files": [str(options.data / "tensor_molecules/water_dimer_ccsd/train.xyz.gz")],
         "test_files": [str(options.data / "tensor_molecules/water_dimer_ccsd/test.xyz.gz")],
@@ -119,14 +122,20 @@ def water(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         "liquid water": {"energy": energy, "dipole": tensors, "polarizability": tensors},
     }
     for name, data in sets.items():
-        for heads in (tuple(types), *((head,) for head in types)):
+        for heads, plan in (
+            (tuple(types), "default"),
+            (tuple(types), "energies first"),
+            *(((head,), "default") for head in types),
+        ):
             tasks = {
                 head: {"type": types[head], "data": data[head]}
                 | ({} if head == "energy" else {"level": 10, "readout": {"neuron": [16]}})
                 for head in heads
             }
             control = {"mtp_config": {"rc": 6.0, **SIZES["SMALL"]}, "tasks": tasks}
-            yield {"set": name, "heads": list(heads)}, lambda c=control: c
+            if plan == "energies first":
+                control |= ENERGIES_FIRST
+            yield {"set": name, "heads": list(heads), "plan": plan}, lambda c=control: c
 
 
 def embedding(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -180,6 +189,10 @@ def lists(*stages: tuple[int, tuple[float, float, float]], calibration: int = 0)
     } | ({"calibration_epoch": calibration} if calibration else {})  # fmt: skip
 
 
+ENERGIES_FIRST = {
+    part: json.loads((ROOT / "configs" / "multitask" / "liquid_water.json").read_text())[part]
+    for part in ("multistage_config", "stage_options")
+}
 FORCES, BOTH = (1.0, 1.0, 1.0), (100.0, 1.0, 100.0)
 EVEN = {"expensive": 1.0, "cheap": 1.0}
 PLANS: dict[str, dict[str, Any]] = {
