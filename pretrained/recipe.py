@@ -135,6 +135,7 @@ def finish(name: str, control: dict[str, Any], run: Path, models: Path) -> regis
     models.mkdir(parents=True, exist_ok=True)
     file = models / f"{name}{registry.SUFFIX}"
     potential = load_model(run / "best.mtp.safetensors")
+    potential.grading = None  # of the corpus: of no use to who trains on, and most of the file
     smaller_steps(potential, STEP)
     save_model(file, potential.cast(torch.float32), {"recipe": name})
     species = ALL if name.startswith("ALL") else ORGANIC
