@@ -97,9 +97,9 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "C10 version": (mtp(model_version="v2"), "/mtp_config/model_version", "must be 'v1.0'"),
     "C11 pretrained": (
-        mtp(pretrained_model="ALL_ELEMENTS_SMALL_6"),
+        mtp(pretrained_model="ALL_ELEMENTS_SMALL_8"),
         "/mtp_config/pretrained_model",
-        "'ALL_ELEMENTS_SMALL_6' is not installed (installed: ",
+        "'ALL_ELEMENTS_SMALL_8' is not installed",
     ),
     "C12 two starts": (
         mtp(pretrained_model="X") | common(reload_model="control.json"),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from mtp.errors import InvalidInput
-from pretrained.registry import names as installed_models
+from pretrained.registry import names, unknown
 from stages.control.findings import Context, Finding, rule
 from stages.control.reader import beside
 
@@ -22,8 +21,8 @@ def _where_to_start(context: Context) -> Iterator[Finding]:
             "/mtp_config/pretrained_model",
             f"{name!r} and reload_model {reload!r} are both given; choose one",
         )
-    if name and name not in installed_models():
-        yield Finding("/mtp_config/pretrained_model", _not_installed(name))
+    if name and name not in names():
+        yield Finding("/mtp_config/pretrained_model", unknown(name) + '; "" trains from scratch')
     if reload and not beside(context.reading.path, reload).is_file():
         yield Finding(
             "/common_config/reload_model", f"no such file {reload!r}; give the path of a model file"
@@ -34,15 +33,6 @@ def _where_to_start(context: Context) -> Iterator[Finding]:
     if start and ignored:
         keys = ", ".join(key for key in type(control.mtp_config).model_fields if key in ignored)
         yield Finding("/mtp_config", f"{start} is given: {keys} ignored; remove them", "warning")
-
-
-def _not_installed(name: str) -> str:
-    installed = installed_models()
-    near = get_close_matches(name, installed, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else 'train from scratch with ""'
-    return (
-        f"model {name!r} is not installed (installed: {', '.join(installed) or 'none'}); {advice}"
-    )
 
 
 @rule(*(f"mtp_config.{key}" for key in ("levmax", *COSTS)))
