@@ -142,8 +142,7 @@ class HeadPlan:
 
     The fields up to ``embedded`` are those of mtp.potential.HeadSpec.
     source: the head of the loaded model it starts from; "RANDOM" (or nothing to load): anew.
-    adjust: whether its species shifts are fitted to what the loaded head leaves over; None: unless
-    the run goes on with the head of its own name of a reloaded model.
+    adjust: whether its species shifts are fitted to what the loaded head leaves over.
     """
 
     name: str = "default"
@@ -156,7 +155,7 @@ class HeadPlan:
     species: tuple[str, ...] = ()  # symbols
     embedded: bool = False
     source: str | None = None
-    adjust: bool | None = None
+    adjust: bool = True
 
 
 @dataclass(frozen=True)

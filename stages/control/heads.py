@@ -63,9 +63,8 @@ def head_plan(control: ControlFile, name: str, loaded: Loaded | None) -> HeadPla
     source = source_of(control, name, loaded)
     if loaded is None or source not in loaded.heads:
         return replace(new_head(control, name, task), source=source)
-    goes_on = loaded.reloaded and task.finetune_head is None and source == name
-    adjust = not goes_on if task.adjust_shifts is None else task.adjust_shifts
-    return replace(from_file(name, loaded.heads[source]), source=source, adjust=adjust)
+    loaded_head = from_file(name, loaded.heads[source])
+    return replace(loaded_head, source=source, adjust=task.adjust_shifts)
 
 
 def new_head(control: ControlFile, name: str, task: Task) -> HeadPlan:

@@ -22,7 +22,7 @@ class Loaded:
 
     heads: name → HeadSpec as plain data, its species as symbols.  default: the head for a single
     task of another name, where there is one.  data: name → DataPlan as plain data, paths without
-    folders.  embedding: whether there is a type embedding.  reloaded: named by reload_model.
+    folders.  embedding: whether there is a type embedding.
     """
 
     path: Path
@@ -30,7 +30,6 @@ class Loaded:
     default: str | None
     data: dict[str, dict[str, Any]]
     embedding: bool
-    reloaded: bool
 
     def find(self, control: Path, file: str) -> str | None:
         """Where a data file is that the model was trained on: beside the control file or model.
@@ -62,11 +61,11 @@ def load(reading: Reading) -> Loaded | None:
     if not path.is_file():
         return None
     if path.suffix in MLIP_SUFFIXES:
-        return Loaded(path, {TASK: LINEAR}, TASK, {}, False, True)
-    return _read(path, default, bool(reload))
+        return Loaded(path, {TASK: LINEAR}, TASK, {}, False)
+    return _read(path, default)
 
 
-def _read(path: Path, default: str | None, reloaded: bool) -> Loaded:
+def _read(path: Path, default: str | None) -> Loaded:
     from ase.data import chemical_symbols  # only here: it takes time to load
 
     from mtp.model_file import describe
@@ -82,4 +81,4 @@ def _read(path: Path, default: str | None, reloaded: bool) -> Loaded:
     if default is None and len(heads) == 1:
         default = next(iter(heads))
     data = content.get("provenance", {}).get("plan", {}).get("data", {})
-    return Loaded(path, heads, default, data, spec.get("embedding") is not None, reloaded)
+    return Loaded(path, heads, default, data, spec.get("embedding") is not None)

@@ -133,9 +133,7 @@ def _decisions(
             rows.append((head.name, "new", "shifts fitted to the data"))
             continue
         shifts = "shifts kept"
-        goes_on = plan.model.reload_model is not None and origin[head.name] == head.name
-        wanted = not (goes_on and head.source is None) if head.adjust is None else head.adjust
-        if wanted and head.name in datasets:
+        if head.adjust and head.name in datasets:
             moved = adjust_shifts(potential, head.name, datasets[head.name])
             shifts = f"shifts adjusted, by at most {moved:.4g}"
         rows.append((head.name, f"head {origin[head.name]}", shifts))

@@ -55,7 +55,6 @@ def test_heads_are_completed_from_the_file(loaded: Any) -> None:
             level=4,
             species=("O",),
             source="water_dipole",
-            adjust=False,
         ),
         HeadPlan(
             "water_ener",
@@ -63,7 +62,6 @@ def test_heads_are_completed_from_the_file(loaded: Any) -> None:
             activation="silu",
             timestep=True,
             source="water_ener",
-            adjust=False,
         ),
     )
 
@@ -73,16 +71,16 @@ def test_heads_inherit_by_name_by_wish_or_not(loaded: Any) -> None:
         "water_ener": {"finetune_head": "RANDOM", "readout": {"neuron": [2]}},
         "water_ener_2": {"readout": {"neuron": [8]}},
         "other": {"finetune_head": "water_ener"},
-        "water_dipole": {"adjust_shifts": True},
+        "water_dipole": {"adjust_shifts": False},
     }
     plan = loaded(tasks)
     heads = {head.name: head for head in plan.model.heads}
     found = {name: (head.source, head.hidden, head.adjust) for name, head in heads.items()}
     assert found == {
-        "water_ener": ("RANDOM", (2,), None),
-        "water_ener_2": ("RANDOM", (8,), None),
+        "water_ener": ("RANDOM", (2,), True),
+        "water_ener_2": ("RANDOM", (8,), True),
         "other": ("water_ener", (4, 4), True),
-        "water_dipole": ("water_dipole", (), True),
+        "water_dipole": ("water_dipole", (), False),
     }
     stage = plan.stages[0]
     assert set(stage.tasks["water_dipole"].coefficients) == {"dipole", "atomic_dipole"}
@@ -119,7 +117,7 @@ def test_data_is_inherited_where_the_files_are_found(tmp_path: Path, loaded: Any
 def test_data_files_may_be_named_with_their_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     model, control = tmp_path / "run" / "m.safetensors", tmp_path / "new" / "control.json"
-    loaded = Loaded(model, {}, None, {}, False, True)
+    loaded = Loaded(model, {}, None, {}, False)
     assert loaded.find(control, f"{tmp_path.name}/x.xyz") is None
     (tmp_path / "x.xyz").touch()
     assert loaded.find(control, "x.xyz") is None, "in neither folder"

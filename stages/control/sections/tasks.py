@@ -94,12 +94,11 @@ class Task(Section):
         example="pbe",
         otherwise=f"the head of the task's name, for a single task the only one, else {RANDOM}",
     )
-    adjust_shifts: bool | None = key(
-        None,
+    adjust_shifts: bool = key(
+        True,
         "Fit the species shifts of a loaded head to what it leaves over on the task's data. Those "
         "of a new head always are.",
         example=False,
-        otherwise="false for the head of the task's name of a reload_model, else true",
     )
 
 
