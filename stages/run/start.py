@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -121,6 +122,18 @@ def _head(plan: HeadPlan) -> HeadSpec:
     """The head as the potential knows it."""
     given = {f.name: getattr(plan, f.name) for f in fields(HeadSpec) if f.name != "species"}
     return HeadSpec(**given, species=tuple(atomic_numbers[s] for s in plan.species))
+
+
+def start_late_heads(
+    potential: Potential, datasets: dict[str, Dataset], late: set[str], seed: int
+) -> None:
+    """Start heads anew on the descriptor that stages without them have trained.
+
+    What was measured before these stages, scales and first weights, no longer fits it.
+    """
+    copy = deepcopy(potential).cast(torch.float64).to("cpu")
+    _start_heads(copy, datasets, late, torch.Generator().manual_seed(seed))
+    potential.load_state_dict(copy.state_dict())
 
 
 def _decisions(

@@ -38,7 +38,7 @@ from stages.run.checkpoint import Checkpoint, Position
 from stages.run.environment import environment
 from stages.run.folder import Follower, Keeper, RunFolder
 from stages.run.interrupt import Interrupt, interruptible
-from stages.run.start import build_potential
+from stages.run.start import build_potential, start_late_heads
 from stages.run.verdict import worse_than_start
 from stages.say import say, warn
 from stages.stress_order import permuted_stress
@@ -87,7 +87,8 @@ def _train(plan: Plan, folder: RunFolder, where: torch.device, restart: bool) ->
     if saved is None and len(plan.data) > 1:
         say(f"\n{describe_plan(plan)}\n")
     with interruptible() as interrupt:
-        run_stages(folder, plan, terms, potential, origin, data, identity, saved, interrupt)
+        start = (potential, origin, datasets, data)
+        run_stages(folder, plan, terms, *start, identity, saved, interrupt)
     return finish(folder, plan, datasets, where) if is_root() else {}
 
 
@@ -235,6 +236,7 @@ def run_stages(
     terms: Plan,
     potential: Potential,
     origin: dict[str, Tensor],
+    datasets: dict[str, Dataset],
     data: dict[str, TaskData],
     identity: dict[str, str],
     saved: Checkpoint | None,
@@ -253,6 +255,9 @@ def run_stages(
             stage = terms.stages[index]
             if any(task.coefficients is None for task in stage.tasks.values()):
                 stage = on_root(partial(_calibrated, folder, terms, stage, keeper, setting))
+            late = _late_heads(plan, index, origin)
+            if late and position.optimiser is None:
+                start_late_heads(potential, datasets, late, run.seed)
             try:
                 run_stage(setting, stage, index, position, keeper)
             except NotFinite:
@@ -261,6 +266,13 @@ def run_stages(
             keeper.stage_ends(index + 1)
             position = Position(stage=index + 1, epoch=0)
         interrupt.remove()
+
+
+def _late_heads(plan: Plan, index: int, origin: dict[str, Tensor]) -> set[str]:
+    """The new heads that are trained in this stage, and in none before it."""
+    before = {task for stage in plan.stages[:index] for task in stage.active()}
+    names = set(plan.stages[index].active()) - before if index else set()
+    return {name for name in names if not any(n.startswith(f"heads.{name}.") for n in origin)}
 
 
 def _calibrated(
