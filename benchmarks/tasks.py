@@ -42,7 +42,10 @@ LEVELS = {  # expensive set: training file, test files, cutoff
         5.0,
     ),
 }
-VARIANTS = ("alone", "two tasks", "alone NN", "two tasks NN", "two tasks NN, shared layers")
+VARIANTS = (
+    *("alone", "two tasks", "fine-tuned"),
+    *("alone NN", "two tasks NN", "two tasks NN, shared layers", "fine-tuned NN"),
+)
 EMBEDDED = ("CuPd", "AlCuNi", "LiTi2O4", "NbMoTaW", "ANI-1x", "universal")
 
 
@@ -72,7 +75,10 @@ def main() -> None:
 
 
 def levels(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """A few expensive frames alone, and beside the cheap level of theory on all geometries."""
+    """A few expensive frames alone, and with the cheap level of theory on all geometries.
+
+    As a second task, or in a model that is trained first and then fine-tuned.
+    """
     for variant in VARIANTS[:2] if options.quick else VARIANTS:
         for name, (train, tests, rc) in LEVELS.items():
             for frames in FRAMES[:1] if options.quick else FRAMES:
@@ -91,6 +97,11 @@ def _levels(
     control: dict[str, Any] = {"mtp_config": {"rc": rc, "nn_dim_list": widths, **SIZES["SMALL"]}}
     if variant.startswith("alone"):
         return control | {"data_config": data}
+    if variant.startswith("fine-tuned"):
+        cheap = {"data_config": {"files": [labelled(options.data / train)]}}
+        name = f"{Path(train).parent.name} cheap{' NN' * bool(widths)}{' quick' * options.quick}"
+        model = trained(name, control | cheap, options.quick)
+        return {"common_config": {"reload_model": model}, "data_config": data}
     tasks = {
         "expensive": {"data": data},
         "cheap": {"data": {"files": [labelled(options.data / train)]}},
@@ -256,25 +267,22 @@ def labelled(path: Path) -> str:
     return str(out)
 
 
+def trained(name: str, control: dict[str, Any], quick: bool) -> str:
+    """The model of a run that others start from, trained where it is missing."""
+    work = WORK / re.sub(r"\W+", "-", name)
+    model = work / "run" / "best.mtp.safetensors"
+    if not (work / "run" / "metrics.json").exists():
+        done = run_training(work, control, quick)
+        done.check_returncode()
+    return str(model)
+
+
 def one_run(entry: dict[str, Any], control: dict[str, Any], quick: bool) -> dict[str, Any]:
     """Train and collect test errors of every head."""
     words = [str(value) for value in entry.values()] + ["quick"] * quick
     work = WORK / re.sub(r"\W+", "-", " ".join(words)).strip("-")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    if quick:
-        control.setdefault("common_config", {})["total_epoch"] = 8
-    control |= {"run_config": {"threads": 1}}
-    (work / "control.json").write_text(json.dumps(control, indent=1))
-    say(f"{work.name} …")
-    command = ["mtp-train", str(work / "control.json"), "--output", str(work / "run")]
     cpu = children()
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = run_training(work, control, quick)
     row = {**entry, "cpu_seconds": children() - cpu, "date": provenance()["date"]}
     if done.returncode:
         say(done.stderr[-800:])
@@ -285,6 +293,26 @@ def one_run(entry: dict[str, Any], control: dict[str, Any], quick: bool) -> dict
     for head, values in row["heads_errors"].items():
         say(f"   {head}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items() if "_mae_" in k))
     return row
+
+
+def run_training(
+    work: Path, control: dict[str, Any], quick: bool
+) -> subprocess.CompletedProcess[str]:
+    """mtp-train in a folder of its own, with one thread."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if quick:
+        control.setdefault("common_config", {})["total_epoch"] = 8
+    control |= {"run_config": {"threads": 1}}
+    (work / "control.json").write_text(json.dumps(control, indent=1))
+    say(f"{work.name} …")
+    command = ["mtp-train", str(work / "control.json"), "--output", str(work / "run")]
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def parameters(model: Path) -> int:

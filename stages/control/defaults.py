@@ -53,15 +53,16 @@ def step_size(epochs: int) -> int:
     return max(1, epochs // 25)
 
 
-PULL = 0.01
-"""Pull towards a loaded model, where no lists are given (docs/benchmarks.md, "Fine-tuning")."""
+PULL = {"pretrained_model": 0.01, "reload_model": 1.0}
+"""Pull towards a loaded model where no lists are given: one that has seen other materials has far
+to go, a model of one's own is near (docs/benchmarks.md, "Fine-tuning")."""
 
 
-def default_stages(loaded: bool = False) -> tuple[Stage, ...]:
+def default_stages(pull: float = 0.0) -> tuple[Stage, ...]:
     """The plan that applies when none of the six lists is given: two stages and calibration.
 
-    loaded: the run starts from a model file, towards which its parameters are drawn. A stage that
-    keeps the descriptor fixed at first, and smaller steps, did not pay.
+    pull: that of PULL for a run that starts from a model. A stage that keeps the descriptor fixed
+    at first, and smaller steps, did not pay.
 
     Found by experiment (docs/benchmarks.md, "The default plan"): L-BFGS throughout; forces first,
     then energies and stresses. Calibration aims at two thirds of the loss for the forces: equal
@@ -73,7 +74,7 @@ def default_stages(loaded: bool = False) -> tuple[Stage, ...]:
         stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
         replace(calibration, calibration_target={TASK: coefficients(1 / 6, 2 / 3, 1 / 6)}),
     )
-    return tuple(replace(one, pull=PULL if loaded else 0.0) for one in stages)
+    return tuple(replace(one, pull=pull) for one in stages)
 
 
 def default_trainable(optimizer: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from stages.control.defaults import (
     CALIBRATION_EPOCHS,
     CALIBRATION_LR,
     LISTS,
+    PULL,
     RATIO,
     TASK,
     default_stages,
@@ -35,8 +36,12 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     """
     section = control.multistage_config
     listed = bool(given_lists(section))
-    loaded = bool(control.mtp_config.pretrained_model or control.common_config.reload_model)
-    *stages, calibration = _listed_stages(section) if listed else default_stages(loaded)
+    starts = {
+        "pretrained_model": control.mtp_config.pretrained_model,
+        "reload_model": control.common_config.reload_model,
+    }
+    pull = next((PULL[key] for key, given in starts.items() if given), 0.0)
+    *stages, calibration = _listed_stages(section) if listed else default_stages(pull)
     calibration = replace(
         calibration,
         lr=section.calibration_lr or calibration.lr,

@@ -14,6 +14,8 @@ from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from stages.control.loaded import Loaded
 from stages.control.reader import read_control
 from stages.control.resolve import resolve
+from stages.control.schema import ControlFile
+from stages.control.sequence import stage_sequence
 from stages.plan import DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
 from stages.plan_text import describe_plan
 
@@ -203,3 +205,14 @@ def test_a_file_that_is_no_model(tmp_path: Path, loaded: Any) -> None:
     (tmp_path / "water.mtp.safetensors").write_text("no")
     with pytest.raises(InvalidInput, match=r"/common_config/reload_model: .*not a model file"):
         loaded({"water_ener": {}})
+
+
+@pytest.mark.parametrize(
+    ("start", "pull"), [({}, 0.0), ({"reload_model": "m"}, 1.0), ({"pretrained_model": "m"}, 0.01)]
+)
+def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull: float) -> None:
+    control = ControlFile()
+    common = control.common_config.model_copy(update={"reload_model": start.get("reload_model")})
+    mtp = control.mtp_config.model_copy(update={"pretrained_model": start.get("pretrained_model")})
+    control = control.model_copy(update={"common_config": common, "mtp_config": mtp})
+    assert [stage.pull for stage in stage_sequence(control)] == [pull] * 3

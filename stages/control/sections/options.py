@@ -70,7 +70,7 @@ class StageOptions(Section):
         "shifts left out, near those at the start of the run: the fewer the labels (numbers), the "
         "nearer.",
         example=[0.01, None],
-        otherwise="0; 0.01 in the default plan of a run that starts from a model",
+        otherwise="0; in the default plan 0.01 for a pretrained_model, 1 for a reload_model",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
