@@ -23,10 +23,9 @@ from mtp.structure import Structure
 from stages.control.defaults import TASK, stage
 from stages.objective import Objective
 from stages.plan import coefficients
-from stages.tasks import Draw, TaskData, chunks
+from stages.tasks import TaskData, everything
 
 STRIDES = {8: 1, 12: 1, 16: 1, 20: 4}
-BATCH = 128  # the default batch size
 
 
 def main() -> None:
@@ -92,10 +91,9 @@ def objective(potential: Potential, structures: list[Structure], dtype: torch.dt
     copy.load_state_dict(potential.state_dict())
     train = Geometry(structures, copy.spec.species, copy.spec.cutoff, dtype)
     valid = Geometry([], copy.spec.species, copy.spec.cutoff, dtype)
-    draws = [Draw(TASK, indices) for indices in chunks(len(structures), BATCH)]
     plan = stage("stage1", 1, 1.0, coefficients(1.0, 0.01, 0.001))
     data = {TASK: TaskData.of(train, valid)}
-    return Objective(copy.cast(dtype), plan, data, draws, {TASK: 1.0})
+    return Objective(copy.cast(dtype), plan, data, everything(data, [TASK]), {TASK: 1.0})
 
 
 def against_mlip3(level: int, times: dict[str, Any], quick: bool) -> dict[str, Any]:

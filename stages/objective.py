@@ -64,11 +64,15 @@ class Objective:
     origin: Mapping[str, Tensor] = field(default_factory=dict)
     recorded: Recorded | None = None
 
-    def batches(self) -> Iterator[tuple[Draw, Batch]]:
-        """Every draw, of its frames those of this process."""
+    def batches(self, most: float = math.inf) -> Iterator[tuple[Draw, Batch]]:
+        """Every draw, of its frames those of this process.
+
+        most: atoms, where a draw may be taken in parts.
+        """
         for draw in self.draws:
             train = self.data[draw.task].train
-            yield draw, train.batch(mine(draw.indices, train.costs))
+            for part in chunks(train.n_atoms[draw.indices], most):
+                yield draw, train.batch(mine(draw.indices[part], train.costs))
 
     def normaliser(self, task: str, batch: Batch) -> Tensor:
         """(terms,) what the sums of a task's residuals over all draws are divided by."""
@@ -211,12 +215,10 @@ def total(sums: Sums) -> Sums:
     return Sums(dict(zip(kinds, residuals, strict=True)), minimised, weights, sums.terms)
 
 
-def evaluate(
-    potential: Potential, head: str, geometry: Geometry, task: TaskStage, chunk: int
-) -> Sums | None:
+def evaluate(potential: Potential, head: str, geometry: Geometry, task: TaskStage) -> Sums | None:
     """Sums over all frames of a set, None where it is empty."""
     sums = None
-    for indices in chunks(len(geometry), chunk):
+    for indices in chunks(geometry.n_atoms):
         batch = geometry.batch(mine(indices, geometry.costs))
         part = Sums.of(Errors.of(potential.predict(batch, head), batch), task)
         sums = part if sums is None else sums + part

@@ -20,10 +20,14 @@ from mtp.terms import PREDICTED, TERMS
 from stages.plan import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mtp.geometry import Geometry
     from mtp.structure import Structure
+
+ATOMS = 16_384
+"""Atoms that are evaluated at once where the order does not matter: with fewer, the work that does
+not depend on their number shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +95,25 @@ def _labelled_numbers(
     ]
 
 
-def chunks(frames: int, size: int) -> Iterator[np.ndarray]:
-    """All frames in order, at most ``size`` at a time."""
-    for start in range(0, frames, size):
-        yield np.arange(start, min(start + size, frames))
+def chunks(atoms: np.ndarray, most: float = ATOMS) -> Iterator[np.ndarray]:
+    """All frames in order, together at most so many atoms at a time, or one frame.
+
+    atoms: (frames,) of each.
+    """
+    ends = np.cumsum(atoms)
+    start = 0
+    while start < len(atoms):
+        fits = np.searchsorted(ends, ends[start] - atoms[start] + most, side="right")
+        stop = max(start + 1, int(fits))
+        yield np.arange(start, stop)
+        start = stop
+
+
+def everything(data: Mapping[str, TaskData], tasks: Iterable[str], most: int = ATOMS) -> list[Draw]:
+    """Every training frame of the tasks once, in order."""
+    return [
+        Draw(task, indices) for task in tasks for indices in chunks(data[task].train.n_atoms, most)
+    ]
 
 
 def deal(total: int, weights: dict[str, float]) -> dict[str, int]:
@@ -145,14 +164,6 @@ class Sampler:
             draws.append(Draw(task, self._batch(task, position[task])))
             position[task] += 1
         return draws
-
-    def everything(self) -> list[Draw]:
-        """Every training frame of every task once, in order."""
-        return [
-            Draw(task, indices)
-            for task in self.shares
-            for indices in chunks(self.frames[task], self.batch_size)
-        ]
 
     def _tasks(self, epoch: int) -> list[str]:
         """The task of every step of an epoch."""

@@ -20,7 +20,7 @@ from stages.plan import Stage
 from stages.recorded import Recorded
 from stages.run.checkpoint import Position
 from stages.schedule import decay, learning_rate, with_prefactors
-from stages.tasks import Draw, Sampler, TaskData, chunks
+from stages.tasks import Draw, Sampler, TaskData, chunks, everything
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ class _StageRun:
         self.recorded = self._recorder()
         whole = sum(self.shares.values())
         portions = {task: share / whole for task, share in self.shares.items()}
-        self.everything = self._objective(self.sampler.everything(), portions)
+        self.everything = self._objective(everything(setting.data, self.shares), portions)
 
     def epoch(self, epoch: int, recorder: Recorder) -> dict[str, Any]:
         """One epoch (0: evaluation only) and its log line."""
@@ -201,13 +201,7 @@ class _StageRun:
         found = {}
         for task in self.shares:
             geometry = getattr(self.setting.data[task], which)
-            sums = evaluate(
-                self.setting.potential,
-                task,
-                geometry,
-                self.stage.tasks[task],
-                self.setting.batch_size,
-            )
+            sums = evaluate(self.setting.potential, task, geometry, self.stage.tasks[task])
             if sums is not None:
                 found[task] = sums
         return found
@@ -219,7 +213,7 @@ class _StageRun:
                 if all(map(math.isfinite, self._terms(task, sums).values())):
                     continue
                 geometry = getattr(self.setting.data[task], which)
-                frames = chunks(len(geometry), self.setting.batch_size)
+                frames = chunks(geometry.n_atoms)
                 _, where = max(
                     worst_frame(self.setting.potential, task, geometry, some) for some in frames
                 )

@@ -19,6 +19,8 @@ from stages.loss import Errors, term_scales
 from stages.objective import Evaluation, Objective
 from stages.plan import Stage
 
+BLOCK = 2048  # atoms whose rows are in memory at once
+
 
 class LeastSquares:
     """One step solves every task's linear weights; solving again changes nothing.
@@ -76,11 +78,12 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
     weights and, with ``shifts``, one shift per species after them.
     """
     matrix = slope = None
-    for draw, batch in objective.batches():
+    data = objective.data[task]
+    normaliser = data.normaliser(data.counts_on(objective.potential.radial.device))
+    for draw, batch in objective.batches(BLOCK):
         if draw.task != task:
             continue
         errors = Errors.of(objective.potential.predict(batch, task), batch)
-        normaliser = objective.normaliser(task, batch)
         columns = objective.potential.linear_rows(batch, task, shifts)
         if matrix is None:
             n = next(iter(columns.values())).shape[-1]

@@ -19,18 +19,16 @@ from mtp.mlip_import import load_template
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
 from mtp.structure import Structure
 from mtp.terms import PREDICTED
-from stages.loss import Errors, Sums
-from stages.objective import Objective, add
+from stages.objective import Objective, evaluate
 from stages.optimisers.least_squares import LeastSquares
 from stages.plan import HeadPlan, Plan, Schedule, Stage, TaskStage
 from stages.run.checkpoint import Checkpoint
 from stages.run.loading import adjust_shifts, load_start, tell
-from stages.tasks import Draw, TaskData, chunks
+from stages.tasks import TaskData, everything
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
 FIT_ATOMS = {"energy": 1024, "dipole": 16384, "polarizability": 16384}
 """Its first linear weights are solved for on about so many; a tensor is one label per structure."""
-FIT_BLOCK = 2048  # atoms whose derivatives are in memory at once
 FIT_RIDGE = 1e-6
 
 
@@ -210,15 +208,9 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
     spec = potential.spec
     terms = PREDICTED[spec.head(task).kind]
     geometry, empty = (Geometry(f, spec.species, spec.cutoff, terms=terms) for f in (frames, []))
-    draws = [Draw(task, indices) for indices in chunks(len(frames), _frames_of(FIT_BLOCK, frames))]
     with torch.no_grad():
         potential.heads[task].last.weight.zero_()  # what is left to predict are the shifts
-    sums = {}
-    for draw in draws:
-        batch = geometry.batch(draw.indices)
-        errors = Errors.of(potential.predict(batch, task), batch)
-        add(sums, task, Sums.of(errors, TaskStage("mse", {})))
-    means = sums[task].means()
+    means = evaluate(potential, task, geometry, TaskStage("mse", {})).means()
     squares = {term: means.get(f"{term}_mse", 0.0) for term in terms}
     weights = {name: 1 / x if x > 0 else 0.0 for name, x in squares.items()}
     if not any(weights.values()):
@@ -233,8 +225,8 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
         tasks={task: TaskStage("mse", weights)},
         ridge=FIT_RIDGE,
     )
-    data = TaskData.of(geometry, empty, terms)
-    objective = Objective(potential, fit, {task: data}, draws, {task: 1.0})
+    data = {task: TaskData.of(geometry, empty, terms)}
+    objective = Objective(potential, fit, data, everything(data, [task]), {task: 1.0})
     LeastSquares({}, fit).step(objective, fit.lr)
 
 
@@ -247,8 +239,3 @@ def _sample(frames: list[Structure], enough: int, generator: torch.Generator) ->
         chosen.append(frames[index])
         atoms += len(frames[index])
     return chosen
-
-
-def _frames_of(atoms: int, frames: list[Structure]) -> int:
-    """How many frames of the largest size have about so many atoms, at least 1."""
-    return max(1, atoms // max(map(len, frames), default=1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.distributed import is_root, together
 from stages.objective import Objective, evaluate
 from stages.optimisers.adam import OPTIMISERS
-from stages.tasks import Sampler
+from stages.tasks import Sampler, everything
 from stages.trainer import move_only
 from tests.training import potential, stage, structures, task, task_data
 
@@ -35,7 +35,7 @@ def results() -> dict[str, Tensor]:
         optimiser = OPTIMISERS[optimizer](move_only(model, setting), setting)
         sampler = Sampler(setting, TASKS, 4, seed=1, index=0, random=True)
         for step in range(1 if optimizer == "lstsq" else STEPS):
-            draws, shares = sampler.everything(), {"one": 0.7, "two": 0.3}
+            draws, shares = everything(data, TASKS, 12), {"one": 0.7, "two": 0.3}
             if not optimiser.full_batch:
                 epoch, place = divmod(step, sampler.steps)
                 draws = [sampler.epoch(epoch + 1)[place]]
@@ -51,7 +51,7 @@ def results() -> dict[str, Tensor]:
             optimiser.step(objective, 0.01)
         for name, parameter in model.named_parameters():
             found[f"{optimizer} after {name}"] = parameter.detach().clone()
-    sums = evaluate(model, "one", data["one"].valid, losses["one"], 3)
+    sums = evaluate(model, "one", data["one"].valid, losses["one"])
     return found | {"sums": sums.minimised, **sums.residuals}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.loss import label_counts
-from stages.tasks import Sampler, deal, shares
+from stages.tasks import Sampler, chunks, deal, everything, shares
 from tests.training import stage, structures, task, task_data, unlabelled
 
 WEIGHTED = {"a": task(weight=1.0), "b": task(weight=3.0)}
@@ -72,10 +72,23 @@ def test_shares_default_to_batches_and_zero_is_idle():
     assert shares(stage(tasks), {"a": 3, "b": 3, "c": 3}) == {"a": 3.0, "b": 2.0}
 
 
-def test_everything_is_everything_once():
-    sampler = Sampler(stage(WEIGHTED), {"a": 5, "b": 3}, 4, 0, 0)
-    draws = sampler.everything()
-    assert [list(d.indices) for d in draws] == [[0, 1, 2, 3], [4], [0, 1, 2]]
+def test_everything_is_everything_once(rng):
+    frames = structures(rng, 5)
+    data = {"a": task_data(frames, []), "b": task_data(frames[:3], []), "idle": task_data([], [])}
+    most = len(frames[0]) + len(frames[1])
+    draws = everything(data, ["a", "b"], most)
+    for name, count in (("a", 5), ("b", 3)):
+        parts = [draw.indices for draw in draws if draw.task == name]
+        assert np.concatenate(parts).tolist() == list(range(count))
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
+            held = sum(len(frames[i]) for i in part)
+            assert held <= most or len(part) == 1
+            assert len(following) == 0 or held + len(frames[following[0]]) > most
+
+
+def test_a_frame_larger_than_a_chunk_is_one():
+    assert [list(c) for c in chunks(np.array([9, 2, 3, 9, 1]), 5)] == [[0], [1, 2], [3], [4]]
+    assert list(chunks(np.array([], int), 5)) == []
 
 
 def test_label_counts_of_a_task_equal_those_of_its_batches(rng):

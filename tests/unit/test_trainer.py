@@ -57,7 +57,7 @@ def test_epoch_0_is_the_evaluation_before_the_first_step(rng):
     recorder, _, data = run(rng, model=model)
     untouched = potential()
     for which in ("train", "valid"):
-        sums = evaluate(untouched, "default", getattr(data, which), task(), 100)
+        sums = evaluate(untouched, "default", getattr(data, which), task())
         logged = recorder.lines[0][which]["default"]
         assert logged == pytest.approx(sums.means() | {"loss": sums.loss(task().coefficients)})
 
@@ -76,7 +76,7 @@ def test_lines_have_the_documented_shape(rng):
 
 def test_valid_terms_are_those_at_the_end_of_the_epoch(rng):
     recorder, model, data = run(rng)
-    sums = evaluate(model, "default", data.valid, task(), 2)
+    sums = evaluate(model, "default", data.valid, task())
     last = recorder.lines[-1]["valid"]["default"]
     assert {k: v for k, v in last.items() if k != "loss"} == pytest.approx(sums.means())
     assert recorder.losses[-1] == pytest.approx(sums.loss(task().coefficients))
@@ -85,7 +85,7 @@ def test_valid_terms_are_those_at_the_end_of_the_epoch(rng):
 def test_train_terms_with_rate_almost_zero_are_those_of_the_whole_set(rng):
     """The running average over batches of different sizes and weights is the weighted mean."""
     recorder, model, data = run(rng, stage(lr=1e-12, epochs=1))
-    sums = evaluate(model, "default", data.train, task(), 100)
+    sums = evaluate(model, "default", data.train, task())
     logged = {k: v for k, v in recorder.lines[1]["train"]["default"].items() if k != "loss"}
     assert logged == pytest.approx(sums.means(), rel=1e-6)
 

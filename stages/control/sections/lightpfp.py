@@ -22,9 +22,8 @@ class CommonConfig(Section):
     )
     batch_size: int = key(
         128,
-        "Structures per parameter update; the last batch may be smaller. Optimisers that look at "
-        "all structures before each update (not adam) take this many at a time, which changes "
-        "only the memory they need.",
+        "Structures per parameter update (adam); the last batch may be smaller. The other "
+        "optimisers look at all structures before each update, whatever stands here.",
         example=32,
         ge=1,
     )
