@@ -156,7 +156,8 @@ def _start_heads(
 ) -> None:
     """Start new heads: scales from a sample of the training frames, shifts from the data.
 
-    The first weights of their last layers are solved for.
+    The first weights of their last layers are solved for; a head whose last layer is another's has
+    its shifts adjusted to what that leaves over, unless they were given.
     """
     if not new:
         return
@@ -170,10 +171,15 @@ def _start_heads(
         sample = _sample(dataset.train, START_ATOMS, generator)
         start_head(potential, name, b, _batch(potential, sample, name), generator, keep)
         keep |= set(potential.heads[name].modules())
+    solved = _layers_of(old)
     for name, dataset in datasets.items():
-        if name in new and potential.heads[name].last not in _layers_of(old):
+        last = potential.heads[name].last
+        if name in new and last not in solved:
             enough = FIT_ATOMS[potential.spec.head(name).kind]
             _fit_linear(potential, name, _sample(dataset.train, enough, generator))
+            solved.add(last)
+        elif name in new and dataset.shifts.mode == "lstsq":
+            adjust_shifts(potential, name, dataset)
 
 
 def _layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:

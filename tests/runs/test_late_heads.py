@@ -12,6 +12,7 @@ import torch
 from stages.plan import HeadPlan, Plan, TaskStage
 from stages.run import folder as run_folder
 from stages.run import train as run
+from stages.run.loading import adjust_shifts
 from stages.run.start import start_late_heads, starting_point
 from stages.run.train import read_data, train
 from tests.training import stage, tiny_plan
@@ -84,3 +85,19 @@ def test_a_head_starts_once_and_not_again_after_a_kill(
         for name in ("whole", "again")
     ]
     assert ends[0] == ends[1]
+
+
+def test_a_head_whose_last_layer_is_anothers_starts_with_shifts_that_fit_it(tmp_path: Path) -> None:
+    plan = plan_of_two(tmp_path)
+    heads = tuple(replace(head, shared=("hidden", "last")) for head in plan.model.heads)
+    plan = replace(plan, model=replace(plan.model, heads=heads))
+    datasets = {task: read_data(plan, task) for task in plan.data}
+    potential, _ = starting_point(plan, datasets)
+    weight = potential.heads["first"].last.weight
+    with torch.no_grad():
+        weight.mul_(-30.0)
+    trained = weight.clone()
+    start_late_heads(potential, datasets, {"late"}, seed=0)
+    assert potential.heads["late"].last.weight is weight
+    assert torch.equal(weight, trained)
+    assert adjust_shifts(potential, "late", datasets["late"]) < 1e-9
