@@ -81,14 +81,17 @@ def start_descriptor(potential: Potential, batch: Batch, generator: torch.Genera
     q, _ = radial_basis(torch.linalg.norm(batch.pairs.displacement[rows].double(), dim=1), spec)
     size = q.square().mean(0).sqrt() if len(q) else torch.ones(spec.size, dtype=torch.float64)
     neighbours = max(len(rows) / max(batch.n_atoms, 1), 1.0)
-    potential.radial_scale.copy_(RADIAL_STEP / size)
     polynomial = torch.arange(potential.radial.shape[2]) % spec.size
     functions = torch.eye(spec.size, dtype=torch.float64)[polynomial]
     noise = NOISE * torch.randn(potential.radial.shape, generator=generator, dtype=torch.float64)
+    step = RADIAL_STEP
     if potential.embedding is None:
         start = functions + noise
     else:  # the component that all species share carries the functions
         potential.embedding.start(generator)
         start = noise / len(noise)
         start[0, 0] += functions
-    potential.radial.copy_(start / (neighbours**0.5 * RADIAL_STEP))
+        # every component moves the coefficients of a pair: together as much as one of a table
+        step /= float(potential.embedding.extended().abs().sum(1).mean()) ** 2
+    potential.radial_scale.copy_(step / size)
+    potential.radial.copy_(start / (neighbours**0.5 * step))

@@ -64,6 +64,22 @@ def test_parameters_grow_linearly_with_species() -> None:
     assert size(40) - size(20) == 2 * (size(30) - size(20)) == 2 * (size(20) - size(10))
 
 
+@pytest.mark.parametrize("neuron", [(4,), (2, 4, 8), (32,)])
+def test_a_step_moves_coefficients_as_far_as_in_a_table(neuron: tuple[int, ...]) -> None:
+    """Adam moves all components of a pair by the learning rate at once."""
+    species, moves = elements(*STRUCTURES), []
+    for embedding in (None, EmbeddingSpec(neuron)):
+        potential = Potential(PotentialSpec(species, CUTOFF, MIN_DIST, embedding=embedding))
+        initialise(potential, geometry(STRUCTURES).batch(), torch.Generator().manual_seed(0))
+        before = potential.coefficients
+        (gradient,) = torch.autograd.grad(before[0, 1].sum(), potential.radial)
+        with torch.no_grad():
+            potential.radial += gradient.sign()
+            moves.append((potential.coefficients - before)[0, 1])
+    assert torch.all(moves[1] > moves[0] / 3)
+    assert torch.all(moves[1] < moves[0] * 3)
+
+
 def test_gradients_by_finite_differences() -> None:
     potential, batch = embedded(2, 4, timestep=True), geometry(STRUCTURES).batch()
     given = cotangents(batch)
