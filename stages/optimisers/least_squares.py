@@ -49,25 +49,27 @@ class LeastSquares:
         pass
 
 
-def solve(objective: Objective, shifts: bool, ridge: float) -> bool:
+def solve(objective: Objective, shifts: bool, ridge: float, stay: bool = False) -> bool:
     """Solve for the linear weights of every task, and with ``shifts`` for its shifts.
 
+    stay: the ridge pulls weights, like shifts, towards where they stand instead of to zero.
     Returns whether there was anything finite to solve; nothing is changed where there was not.
     """
     for task in objective.shares:
         head = objective.potential.heads[task]
-        weights = head.last.weight.detach().double().flatten()
+        weight = head.last.weight
         matrix, slope = normal_equations(objective, task, shifts)
         if not (torch.isfinite(slope).all() and torch.isfinite(matrix).all()):
             return False
-        start = torch.zeros_like(slope)
-        start[: len(weights)] = weights
-        solution = ridge_solve(matrix, matrix @ start - slope, ridge)
-        same([solution])
+        origin = torch.zeros_like(slope)
+        if not stay:
+            origin[: weight.numel()] = -weight.detach().double().flatten()
+        change = origin + ridge_solve(matrix, -slope - matrix @ origin, ridge)
+        same([change])
         with torch.no_grad():
-            head.last.weight.copy_(solution[: len(weights)].view_as(head.last.weight))
-            if len(solution) > len(weights):
-                head.shifts += solution[len(weights) :]
+            weight += change[: weight.numel()].view_as(weight)
+            if len(change) > weight.numel():
+                head.shifts += change[weight.numel() :]
     return True
 
 

@@ -17,7 +17,7 @@ from stages.optimisers.lbfgs import LBFGS, Point
 from stages.optimisers.least_squares import solve
 from stages.plan import Stage
 
-RIDGE = 1e-10
+RIDGE = 1e-12
 DAMPING = 1e-3  # a larger trust in the Gauss-Newton matrix sends the first steps too far
 REFRESH, REFRESH_SAMPLED = 5, 10  # iterations between matrices, exact ones and estimates
 
@@ -50,7 +50,7 @@ class VariableProjection(LBFGS):
         self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
     ) -> Point:
         self._set(x)
-        solve(objective, self.shifts, RIDGE)
+        solve(objective, self.shifts, RIDGE, stay=True)  # else the gradient is not quite the loss's
         return super()._evaluate(objective, x, t, direction)
 
     def _stale(self) -> bool:

@@ -142,3 +142,18 @@ def test_every_head_asks_for_its_own_damping(objective):
     n = sum(p.numel() for p in parameters)
     assert sorted(torch.cat(blocks).tolist()) == list(range(n))
     assert sorted(map(len, blocks)) == sorted([model.radial.numel(), n - model.radial.numel()])
+
+
+def test_gradient_is_that_of_the_loss_with_the_weights_that_follow(objective):
+    """As a ridge towards zero does not give it: near the end no step would lower the loss."""
+    optimiser = OPTIMISERS["varpro"](groups(objective.potential), objective.stage)
+    for _ in range(3):
+        optimiser.step(objective, 1.0)
+    x, gradient, state = optimiser._get(), optimiser.here.gradient, optimiser._state()
+    direction, h = gradient / gradient.norm(), 1e-5
+    values = []
+    for t in (h, -h):
+        optimiser._restore(state)
+        values.append(optimiser._evaluate(objective, x + t * direction, t, direction).value)
+    change = (values[0] - values[1]) / (2 * h)
+    assert change == pytest.approx(float(direction @ gradient), rel=2e-7)
