@@ -97,9 +97,9 @@ def files(folder: Path, dataset: DataSet, work: Path, quick: bool) -> tuple[Path
     return train, [_find(folder, name) for name in dataset.tests]
 
 
-def part(frames: Sequence[Structure], count: int) -> list[Structure]:
-    """`count` frames in their order, drawn with seed 0; every element stays where possible."""
-    rng = np.random.default_rng(0)
+def part(frames: Sequence[Structure], count: int, seed: int = 0) -> list[Structure]:
+    """`count` frames in their order, drawn with a seed; every element stays where possible."""
+    rng = np.random.default_rng(seed)
     order = rng.permutation(len(frames))
     chosen: set[int] = set()
     known: set[int] = set()

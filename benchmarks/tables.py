@@ -20,6 +20,16 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 TERMS = ("energy", "forces", "stress")
 UNITS = {"dipole": "eA", "polarizability": "A3"}
+PROPERTIES = {
+    "lattice parameter a": "a, Å",
+    "C11": "C11, GPa",
+    "C12": "C12, GPa",
+    "C44": "C44, GPa",
+    "vacancy energy": "vacancy, eV",
+    "difference of frequencies, rms": "phonons, rms THz",
+    "difference of g(r), mean": "g(r), mean difference",
+}
+"""Quantities of `mtp validate` that the table of students shows → its heading."""
 KIB, GIB = 1024, 2**30
 
 
@@ -348,6 +358,27 @@ def tasks(case: str) -> Callable[[dict[str, Any]], str]:
     return table
 
 
+def finetuning(content: dict[str, Any]) -> str:
+    """Fine-tuned models against scratch."""
+    heading, rows = task_tables.finetuning(content["comparison"])
+    return rows_of(heading, [[_words(cell) for cell in row] for row in rows])
+
+
+def distillation(content: dict[str, Any]) -> str:
+    """Students of a classical potential: test errors and properties beside the teacher's."""
+    rows = []
+    for row in content["results"]:
+        test, found = row["test"], {one["quantity"]: one for one in row["properties"]}
+        errors = [test["energy_mae_meV_per_atom"], test["forces_mae_meV_per_A"]]
+        shown = [number(found[name]["student"]) if name in found else "–" for name in PROPERTIES]
+        name = row["model"] if row["start"] == "pretrained" else f"{row['model']}'s form, scratch"
+        rows.append((name, str(row["frames"]), *map(number, errors), *shown))
+    teacher = {one["quantity"]: one["teacher"] for one in content["results"][-1]["properties"]}
+    last = [number(teacher[name]) if teacher.get(name) else "–" for name in PROPERTIES]
+    heading = ("student", "frames", "energy, meV/atom", "forces, meV/Å", *PROPERTIES.values())
+    return rows_of(heading, [*rows, ("the teacher", "–", "–", "–", *last)])
+
+
 def _words(cell: task_tables.Cell) -> str:
     if isinstance(cell, str):
         return cell
@@ -375,6 +406,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "tensors": ("tensors", tensors),
     "stages": ("accuracy", stages),
     "accuracy": ("accuracy", accuracy),
+    "finetuning": ("finetuning", finetuning),
+    "distillation": ("distillation", distillation),
     **{f"tasks_{case}": ("tasks", tasks(case)) for case in task_tables.CASES},
 }
 """Name in the page → (result file, how it is drawn)."""

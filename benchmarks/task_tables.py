@@ -1,4 +1,4 @@
-"""Tables of benchmarks/results/tasks.json: what tasks are worth.
+"""Tables of benchmarks/results/tasks.json and finetuning.json: what tasks and models are worth.
 
 Cells are words, numbers, or lists of numbers that stand in one cell.
 """
@@ -16,29 +16,41 @@ EXPENSIVE = ("expensive", "default")
 
 
 def levels(rows: Sequence[Row]) -> Rows:
-    """Test errors of the expensive level over its number of frames, a column for each variant."""
+    """Test errors of the expensive level over its number of frames, a column for each variant.
+
+    Means over the draws of the frames.
+    """
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    found = {(row["set"], row["frames"], row["variant"]): row for row in rows}
+    found: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["set"], row["frames"], row["variant"]), []).append(row)
     points = dict.fromkeys((row["set"], row["frames"]) for row in rows)
     table = [
-        [name, str(frames)]
-        + [errors(found.get((name, frames, v)), EXPENSIVE, ("energy", "forces")) for v in variants]
+        [name, str(frames), *(_means(found.get((name, frames, v), [])) for v in variants)]
         for name, frames in points
     ]
     return ["set", "frames", *variants], table
+
+
+def _means(draws: Sequence[Row]) -> Cell:
+    """Mean errors of energy and forces over rows that differ by their draw."""
+    values = [errors(row, EXPENSIVE, ("energy", "forces")) for row in draws]
+    if not all(isinstance(one, list) for one in values):
+        return "failed"
+    return [sum(column) / len(column) for column in zip(*values, strict=True)] or None
 
 
 def water(rows: Sequence[Row]) -> Rows:
     """Test errors of energies and tensors in one model and in models of their own."""
     terms = ("energy", "forces", "dipole", "polarizability")
     table = [
-        [row["set"], " + ".join(row["heads"])]
+        [row["set"], " + ".join(row["heads"]), row["plan"]]
         + [errors(row, row["heads"], (term,)) for term in terms]
         + [_parameters(row), row.get("cpu_seconds")]
         for row in rows
     ]
     names = [f"{term}, {UNITS[term]}" for term in terms]
-    return ["set", "heads of the model", *names, "parameters", "seconds"], table
+    return ["set", "heads of the model", "plan", *names, "parameters", "seconds"], table
 
 
 def embedding(rows: Sequence[Row]) -> Rows:
@@ -65,6 +77,38 @@ def plans(rows: Sequence[Row]) -> Rows:
     return ["set", "frames", "plan", *names, "seconds"], table
 
 
+def finetuning(results: Sequence[Row]) -> Rows:
+    """Test MAE of the forces from scratch and fine-tuned, and how soon the second is as good.
+
+    results: the rows of `compare` in benchmarks/finetuning.py.
+    """
+    frames = sorted({row["frames"] or ALL for row in results})
+    found: dict[tuple[str, str, str], dict[int, Row]] = {}
+    for row in results:
+        key = (row["model"], row["set"], "default" if row["plan"] == "none" else "LightPFP's")
+        found.setdefault(key, {})[row["frames"] or ALL] = row
+    table = []
+    for key, rows in sorted(found.items(), key=lambda item: item[0]):
+        soon = " / ".join(_share(rows[count]) for count in frames if count in rows)
+        table.append([*key, *(_tuned(rows.get(count)) for count in frames), soon])
+    names = ["all" if count == ALL else f"{count} frames" for count in frames]
+    return ["model", "set", "plan", *names, "epochs, %"], table
+
+
+def _tuned(row: Row | None) -> str | None:
+    if row is None:
+        return None
+    tuned, scratch = row["forces_mae"]
+    return f"{scratch:.0f} → {tuned:.0f} ({row['forces_ratio']:.2f})"
+
+
+def _share(row: Row) -> str:
+    """Share of the epochs after which fine-tuning is as good as scratch at its end."""
+    return "–" if row["epochs_share"] is None else f"{100 * row['epochs_share']:.0f}"
+
+
+ALL = 10**9
+"""More than any number of frames."""
 UNITS = {
     "energy": "meV/atom",
     "forces": "meV/Å",

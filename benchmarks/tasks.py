@@ -30,6 +30,7 @@ from mtp.data.reading import read
 WORK = ROOT / "runs" / "benchmarks" / "tasks"
 CHEAP = "tblite:GFN2-xTB"
 FRAMES = (10, 30, 100, 300)
+FEW, DRAWS = 30, (0, 1, 2)  # so few frames are drawn three times
 WIDTHS = [32, 32]
 LEVELS = {  # expensive set: training file, test files, cutoff
     "ethanol B3LYP": ("qm22/ethanol_b3lyp/train.xyz.gz", ["qm22/ethanol_b3lyp/test.xyz.gz"], 5.0),
@@ -82,16 +83,23 @@ def levels(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     for variant in VARIANTS[:2] if options.quick else VARIANTS:
         for name, (train, tests, rc) in LEVELS.items():
             for frames in FRAMES[:1] if options.quick else FRAMES:
-                yield (
-                    {"set": name, "frames": frames, "variant": variant},
-                    lambda a=(options, train, tests, rc, frames, variant): _levels(*a),
-                )
+                for draw in DRAWS if frames <= FEW and "NN" not in variant else DRAWS[:1]:
+                    yield (
+                        {"set": name, "frames": frames, "variant": variant, "draw": draw},
+                        lambda a=(options, train, tests, rc, frames, variant, draw): _levels(*a),
+                    )
 
 
 def _levels(
-    options: Any, train: str, tests: list[str], rc: float, frames: int, variant: str
+    options: Any,
+    train: str,
+    tests: list[str],
+    rc: float,
+    frames: int,
+    variant: str,
+    draw: int = 0,
 ) -> dict[str, Any]:
-    expensive = subset(options.data / train, frames)
+    expensive = subset(options.data / train, frames, draw)
     data = {"files": [expensive], "test_files": [str(options.data / test) for test in tests]}
     widths = WIDTHS if "NN" in variant else []
     control: dict[str, Any] = {"mtp_config": {"rc": rc, "nn_dim_list": widths, **SIZES["SMALL"]}}
@@ -251,10 +259,10 @@ def prepared(name: str) -> Path:
     return folder
 
 
-def subset(path: Path, count: int) -> str:
-    """A file with so many frames of another, drawn with seed 0."""
-    out = prepared(f"{path.parent.name} {count}") / "train.xyz"
-    write(out, part(read(path), count))
+def subset(path: Path, count: int, draw: int) -> str:
+    """A file with so many frames of another, drawn with a seed."""
+    out = prepared(f"{path.parent.name} {count} {draw}") / "train.xyz"
+    write(out, part(read(path), count, draw))
     return str(out)
 
 

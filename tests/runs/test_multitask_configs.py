@@ -1,4 +1,4 @@
-"""Every control file of configs/multitask runs, with a few epochs."""
+"""Every control file of configs/multitask and configs/finetuning runs, with a few epochs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mtp.model_file import load_model
 from stages.cli import main, train_main
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "configs" / "multitask"
-CONFIGS = sorted(FOLDER.glob("*.json"))
+FOLDERS = (ROOT / "configs" / "multitask", ROOT / "configs" / "finetuning")
+CONFIGS = {path.stem: path for folder in FOLDERS for path in folder.glob("*.json")}
 
 
 def shortened(name: str, folder: Path, **common: Any) -> Path:
@@ -25,9 +25,9 @@ def shortened(name: str, folder: Path, **common: Any) -> Path:
         if isinstance(value, list):
             return [absolute(one) for one in value]
         is_path = isinstance(value, str) and value.endswith(".xyz.gz")
-        return str((FOLDER / value).resolve()) if is_path else value
+        return str((CONFIGS[name].parent / value).resolve()) if is_path else value
 
-    control = absolute(json.loads((FOLDER / f"{name}.json").read_text()))
+    control = absolute(json.loads(CONFIGS[name].read_text()))
     control.setdefault("common_config", {}).update({"total_epoch": 6, **common})
     control["run_config"] = {"threads": 1}
     path = folder / f"{name}.json"
@@ -43,9 +43,10 @@ def train(name: str, folder: Path, **common: Any) -> dict[str, Any]:
 
 
 def test_none_is_forgotten() -> None:
-    assert {path.stem for path in CONFIGS} == {
+    assert set(CONFIGS) == {
         *("two_levels", "shared_layers", "inherit_and_extend"),
         *("water_tensors", "liquid_water", "alloy_type_embedding"),
+        *("pretrained", "cheap", "expensive", "replay"),
     }
 
 
@@ -55,6 +56,8 @@ def test_none_is_forgotten() -> None:
         ("two_levels", {"b3lyp": "forces_mae_meV_per_A", "gfn2": "forces_mae_meV_per_A"}),
         ("shared_layers", {"b3lyp": "forces_mae_meV_per_A", "gfn2": "forces_mae_meV_per_A"}),
         ("alloy_type_embedding", {"pbe": "stress_mae_GPa"}),
+        ("pretrained", {"default": "forces_mae_meV_per_A"}),
+        ("replay", {"ethanol": "forces_mae_meV_per_A", "gfn2": "forces_mae_meV_per_A"}),
         (
             "water_tensors",
             {
@@ -84,6 +87,15 @@ def test_inherit_and_extend(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert load_model(tmp_path / "inherit_and_extend" / "best.mtp.safetensors").spec.head_names == (
         *("b3lyp", "gfn1"),
     )
+
+
+def test_cheap_then_expensive(tmp_path: Path) -> None:
+    train("cheap", tmp_path)
+    source = tmp_path / "cheap" / "best.mtp.safetensors"
+    train("expensive", tmp_path, reload_model=str(source))
+    log = (tmp_path / "expensive" / "log.jsonl").read_text().splitlines()
+    before = json.loads(log[0])["train"]["default"]
+    assert before["energy_l1"] < 0.1  # eV/atom: the levels' zeros lie hundreds of eV apart
 
 
 def test_liquid_water(tmp_path: Path) -> None:
