@@ -83,7 +83,8 @@ def levels(options: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     for variant in VARIANTS[:2] if options.quick else VARIANTS:
         for name, (train, tests, rc) in LEVELS.items():
             for frames in FRAMES[:1] if options.quick else FRAMES:
-                for draw in DRAWS if frames <= FEW and "NN" not in variant else DRAWS[:1]:
+                again = frames <= FEW and "NN" not in variant and not options.quick
+                for draw in DRAWS if again else DRAWS[:1]:
                     yield (
                         {"set": name, "frames": frames, "variant": variant, "draw": draw},
                         lambda a=(options, train, tests, rc, frames, variant, draw): _levels(*a),

@@ -52,8 +52,9 @@ class Objective:
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
     origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
-    pull / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior, which counts
-    less the more data there are.  recorded: does batches on a GPU as graphs.
+    pull · noise / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior of
+    variance 1 / pull beside data of variance ``noise``. It counts less the more data there are.
+    recorded: does batches on a GPU as graphs.
     """
 
     potential: Potential
@@ -62,6 +63,7 @@ class Objective:
     draws: list[Draw]
     shares: dict[str, float]
     origin: Mapping[str, Tensor] = field(default_factory=dict)
+    noise: float = 1.0
     recorded: Recorded | None = None
 
     def batches(self, most: float = math.inf) -> Iterator[tuple[Draw, Batch]]:
@@ -138,7 +140,7 @@ class Objective:
     def pull(self) -> float:
         """Weight of Σ (θ − origin)² in the loss, a mean over the labels of the active tasks."""
         labels = sum(float(self.data[task].counts.sum()) for task in self.shares)
-        return self.stage.pull / max(1.0, labels)
+        return self.stage.pull * self.noise / max(1.0, labels)
 
     def _pull(self, with_gradient: bool) -> Tensor | float:
         value = 0.0

@@ -95,7 +95,7 @@ class Stage:
     weight_decay: float = 0.0
     gradient_clip: float | None = None  # global norm
     ema: float | None = None  # decay of the weights' moving average
-    pull: float = 0.0  # adam, lbfgs: of Σ (θ − θ_start)² / labels in the loss, shifts left out
+    pull: float = 0.0  # adam, lbfgs: see Objective
     ridge: float = 1e-10  # lstsq: relative to the largest eigenvalue of the normal matrix
 
     def active(self) -> dict[str, TaskStage]:

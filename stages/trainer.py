@@ -98,6 +98,7 @@ class _StageRun:
             self.optimiser.load_state_dict(start.optimiser)
             self.average.load_state_dict(start.average)
         self.start = start
+        self.noise = start.noise if start.optimiser is not None else self._noise()
         self.recorded = self._recorder()
         whole = sum(self.shares.values())
         portions = {task: share / whole for task, share in self.shares.items()}
@@ -149,6 +150,12 @@ class _StageRun:
                 recorder.step(lambda: self._position(*here, time.perf_counter() - begun))  # noqa: B023
         return sums, lr, {task: [float(x) for x in values] for task, values in effort.items()}
 
+    def _noise(self) -> float:
+        """What a pull is measured by: the validation loss (training loss) before the first step."""
+        if not (self.stage.pull and self.setting.origin):
+            return 1.0
+        return self._loss(self._evaluate("valid") or self._evaluate("train"))
+
     def _recorder(self) -> Recorded | None:
         """Graphs of steps: where the kernel can be recorded and all pairs stay on the GPU."""
         potential, data = self.setting.potential, self.setting.data.values()
@@ -169,6 +176,7 @@ class _StageRun:
         setting = self.setting
         return Objective(
             *(setting.potential, self.stage, setting.data, draws, portions, setting.origin),
+            noise=self.noise,
             recorded=self.recorded,
         )
 
@@ -194,6 +202,7 @@ class _StageRun:
             seconds,
             self.optimiser.state_dict(),
             self.average.state_dict(),
+            self.noise,
         )
 
     def _evaluate(self, which: str) -> dict[str, Sums]:

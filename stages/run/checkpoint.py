@@ -14,7 +14,7 @@ from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages.loss import Sums
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Position:
     epoch after that, with ``sums``, their loss sums (task → Sums), ``effort``, task → steps and sum
     of gradient norms, and ``seconds``, their time.
     optimiser, average: states of the stage's optimiser and moving average; None at its start.
+    noise: see Objective.
     """
 
     stage: int = 0
@@ -36,6 +37,7 @@ class Position:
     seconds: float = 0.0
     optimiser: dict[str, Any] | None = None
     average: list[torch.Tensor] | None = None
+    noise: float = 1.0
 
 
 @dataclass

@@ -14,7 +14,7 @@ from stages.plan import Prefactors, Schedule, Stage, coefficients
 from stages.run.checkpoint import Position
 from stages.schedule import decay, with_prefactors
 from stages.tasks import Sampler
-from stages.trainer import Setting, run_stage
+from stages.trainer import Setting, _StageRun, run_stage
 from tests.training import potential, stage, structures, task, task_data, tiny_plan
 
 
@@ -225,6 +225,20 @@ def test_a_pull_counts_against_every_label(rng) -> None:
         pulls.append(Objective(potential(), settings, data, [], {"default": 1.0}).pull)
     labels = sum(1 + 3 * len(frame) + 6 for frame in frames)
     assert pulls == pytest.approx([0.3 / labels, 0.15 / labels])
+
+
+def test_a_pull_is_measured_by_the_loss_before_the_first_step(rng) -> None:
+    frames, model = structures(rng, 6), potential()
+    data = {"default": task_data(frames[:4], frames[4:])}
+    setting = Setting(model, data, batch_size=4, seed=0, origin=start_of(model))
+    run = _StageRun(setting, stage(task(), pull=2.0), 0, Position())
+    before = run._loss(run._evaluate("valid"))
+    labels = sum(1 + 3 * len(frame) + 6 for frame in frames[:4])
+    assert run.everything.pull == pytest.approx(2.0 * before / labels)
+    with torch.no_grad():
+        model.radial.mul_(2.0)  # another loss, which a run that goes on must not look at
+    again = _StageRun(setting, stage(task(), pull=2.0), 0, run._position(1))
+    assert again.everything.pull == run.everything.pull
 
 
 # --- calibration ----------------------------------------------------------------------------------

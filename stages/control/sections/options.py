@@ -66,11 +66,11 @@ class StageOptions(Section):
     )
     pull: list[NotNegative | None] | None = key(
         None,
-        "Weight of Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps parameters, "
-        "shifts left out, near those at the start of the run: the fewer the labels (numbers), the "
-        "nearer.",
-        example=[0.01, None],
-        otherwise="0; in the default plan 0.01 for a pretrained_model, 1 for a reload_model",
+        "Weight of noise · Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps "
+        "parameters, shifts left out, near those at the start of the run: the fewer the labels "
+        "(numbers), the nearer. The noise is the validation loss before the stage's first step.",
+        example=[1.0, None],
+        otherwise="0; in the default plan 1 for a pretrained_model, 30 for a reload_model",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
