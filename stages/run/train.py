@@ -39,7 +39,7 @@ from stages.run.environment import environment
 from stages.run.folder import Follower, Keeper, RunFolder
 from stages.run.interrupt import Interrupt, interruptible
 from stages.run.start import build_potential, start_late_heads
-from stages.run.verdict import worse_than_start
+from stages.run.verdict import squared_errors, worse_than_start
 from stages.say import say, warn
 from stages.stress_order import permuted_stress
 from stages.tasks import Sampler, TaskData
@@ -325,7 +325,12 @@ def finish(
     if plan.model.pretrained_model or plan.model.reload_model:
         place = describe(folder.best)["provenance"]
         log = [json.loads(line) for line in folder.log.read_text().splitlines()]
-        for message in worse_than_start(log, place["stage"], place["epoch"]):
+        ends = {
+            task: squared_errors(sets["valid"], datasets[task].valid)
+            for task, sets in predictions.items()
+            if "valid" in sets
+        }
+        for message in worse_than_start(log, place["stage"], place["epoch"], ends):
             warn(message)
     values = metrics(predictions)
     folder.write_json(folder.metrics, values)
