@@ -216,3 +216,20 @@ def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull
     mtp = control.mtp_config.model_copy(update={"pretrained_model": start.get("pretrained_model")})
     control = control.model_copy(update={"common_config": common, "mtp_config": mtp})
     assert [stage.pull for stage in stage_sequence(control)] == [pull] * 3
+
+
+def test_e0_of_a_loaded_head_is_warned_of(tmp_path: Path, loaded: Any) -> None:
+    given = {"data": {"e0": {"H": -1.0, "O": -2.0}}}
+    (warning,) = loaded({"water_ener": given, "b": given}).warnings
+    assert "/tasks/water_ener/data/e0: has no effect on water_ener" in warning
+    used = {"data": given["data"] | {"max_energy_reference": "e0"}}
+    assert loaded({"water_ener": used}).warnings == ()
+    content = {
+        "common_config": {"reload_model": "water.mtp.safetensors"},
+        "data_config": used["data"],
+    }
+    path = tmp_path / "alone.json"
+    for reference, warnings in (("e0", 0), ("raw", 1)):
+        content["data_config"]["max_energy_reference"] = reference
+        path.write_text(json.dumps(content))
+        assert len(resolve(read_control(path), need_data=False).warnings) == warnings

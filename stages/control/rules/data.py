@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mtp.mlip_file import MLIP_SUFFIXES
 from stages.control.findings import Context, Finding, rule
-from stages.control.heads import data_section, inherited_data, tasks_of
+from stages.control.heads import data_section, inherited_data, source_of, tasks_of
 from stages.control.reader import beside
 from stages.control.sections.data import DataConfig, FileEntry
 
@@ -118,6 +119,26 @@ def _elements(context: Context) -> Iterator[Finding]:
             for symbol in sorted(set(section.e0) - set(atomic_numbers)):
                 message = f"{symbol!r} is no element; give its symbol"
                 yield Finding(f"{place}/e0/{symbol}", message)
+
+
+@rule("data_config.e0", "tasks", "common_config.reload_model", "mtp_config.pretrained_model")
+def _e0_of_loaded_heads(context: Context) -> Iterator[Finding]:
+    """New heads start from e0; a loaded head has shifts of its own."""
+    control, loaded = context.reading.control, context.loaded
+    reload = control.common_config.reload_model
+    if reload and Path(reload).suffix in MLIP_SUFFIXES:  # it may be untrained
+        return
+    for name in tasks_of(control) if reload or control.mtp_config.pretrained_model else ():
+        section = data_section(control, name)
+        # a file without tasks goes on with the one head
+        inherits = loaded is None or source_of(control, name, loaded) in loaded.heads
+        if inherits and section.e0 != "lstsq" and section.max_energy_reference != "e0":
+            own = tasks_of(control)[name].data
+            place = (
+                f"/tasks/{name}/data" if own and "e0" in own.model_fields_set else "/data_config"
+            )
+            message = f"has no effect on {name}, which starts with the shifts of a loaded head"
+            yield Finding(f"{place}/e0", f"{message}; remove it", "warning")
 
 
 @rule("data_config.type_map", "tasks")
