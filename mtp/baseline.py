@@ -206,7 +206,7 @@ def _open_groups(null: np.ndarray, species: tuple[int, ...]) -> tuple[tuple[str,
 
 def _undetermined_words(groups: tuple[tuple[str, ...], ...], any_energy: bool) -> str:
     if not any_energy:
-        return "no frame has an energy: all species shifts are 0"
+        return "no frame has an energy: species shifts are not fitted"
     names = "; ".join(" ".join(group) for group in groups)
     return (
         f"compositions do not separate the species shifts of {names}; energies of other "

@@ -21,9 +21,15 @@ def add(commands: Any) -> None:
 def _freeze(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from mtp.mlip_file import MLIP_SUFFIXES
     from mtp.model_file import describe, load_model, save_model
     from mtp.rebuild import rebuilt
 
+    if options.out.suffix in MLIP_SUFFIXES:
+        raise InvalidInput(
+            f"{options.out}: a head is written as a model file; name it "
+            f"{options.out.stem}.mtp.safetensors (mtp convert --head makes {options.out.suffix})"
+        )
     potential = load_model(options.model)
     spec = potential.spec
     name = options.head or (spec.head_names[0] if len(spec.heads) == 1 else None)

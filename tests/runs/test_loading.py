@@ -158,3 +158,5 @@ def test_freeze_takes_one_head_out(tmp_path: Path, file: Path, capsys) -> None:
     assert torch.equal(found.energy, expected.energy)
     assert main(["freeze", str(file), str(tmp_path / "none")]) == 2
     assert "--head must be one of low, high; none was given" in capsys.readouterr().err
+    assert main(["freeze", str(file), str(tmp_path / "one.mtp"), "--head", "high"]) == 2
+    assert "name it one.mtp.safetensors" in capsys.readouterr().err
