@@ -57,7 +57,7 @@ MODELS = {
 }
 """Their species, distances and basis; heads, data and stages are those of the control file."""
 FIRST_STEPS = 20000
-STEP = 0.5
+STEP = 0.15
 """How much smaller the first steps of a fine-tuning run are than those of a run from scratch."""
 
 

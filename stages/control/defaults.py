@@ -53,7 +53,7 @@ def step_size(epochs: int) -> int:
     return max(1, epochs // 25)
 
 
-PULL = {"pretrained_model": 1.0, "reload_model": 30.0}
+PULL = {"pretrained_model": 0.1, "reload_model": 30.0}
 """Pull towards a loaded model where no lists are given: one that has seen other materials has far
 to go, a model of one's own is near (docs/benchmarks.md, "Fine-tuning")."""
 

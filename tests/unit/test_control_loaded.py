@@ -208,7 +208,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, loaded: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "pull"), [({}, 0.0), ({"reload_model": "m"}, 30.0), ({"pretrained_model": "m"}, 1.0)]
+    ("start", "pull"), [({}, 0.0), ({"reload_model": "m"}, 30.0), ({"pretrained_model": "m"}, 0.1)]
 )
 def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull: float) -> None:
     control = ControlFile()

@@ -69,8 +69,8 @@ class StageOptions(Section):
         "Weight of noise · Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps "
         "parameters, shifts left out, near those at the start of the run: the fewer the labels "
         "(numbers), the nearer. The noise is the validation loss before the stage's first step.",
-        example=[1.0, None],
-        otherwise="0; in the default plan 1 for a pretrained_model, 30 for a reload_model",
+        example=[0.1, None],
+        otherwise="0; in the default plan 0.1 for a pretrained_model, 30 for a reload_model",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
