@@ -34,6 +34,9 @@ MILLI = 1e3
 class Recorder(Protocol):
     """Who is told of progress (`Keeper` of stages/run/folder.py)."""
 
+    def begin(self, loss: float) -> None:
+        """A stage begins with a potential of this loss."""
+
     def epoch(self, line: dict[str, Any], loss: float) -> None:
         """An epoch is complete; the potential holds the parameters to be judged by."""
 
@@ -72,6 +75,8 @@ def run_stage(
         unit="epoch",
         disable=None if is_root() else True,
     )
+    if not run.goes_on:
+        recorder.begin(run.noise)
     with bar:
         for epoch in range(start.epoch + 1, stage.epochs + 1):
             with _naming(stage, epoch):
@@ -94,11 +99,12 @@ class _StageRun:
         self.shares = self.sampler.shares
         self.optimiser = OPTIMISERS[stage.optimizer](groups, stage)
         self.average = Average([p for group in groups.values() for p in group], stage.ema)
-        if start.optimiser is not None:
+        self.goes_on = start.optimiser is not None
+        if self.goes_on:
             self.optimiser.load_state_dict(start.optimiser)
             self.average.load_state_dict(start.average)
         self.start = start
-        self.noise = start.noise if start.optimiser is not None else self._noise()
+        self.noise = start.noise if self.goes_on else self._loss_now()
         self.recorded = self._recorder()
         whole = sum(self.shares.values())
         portions = {task: share / whole for task, share in self.shares.items()}
@@ -150,10 +156,8 @@ class _StageRun:
                 recorder.step(lambda: self._position(*here, time.perf_counter() - begun))  # noqa: B023
         return sums, lr, {task: [float(x) for x in values] for task, values in effort.items()}
 
-    def _noise(self) -> float:
-        """What a pull is measured by: the validation loss (training loss) before the first step."""
-        if not (self.stage.pull and self.setting.origin):
-            return 1.0
+    def _loss_now(self) -> float:
+        """The validation loss, or the training loss where there is no validation set."""
         return self._loss(self._evaluate("valid") or self._evaluate("train"))
 
     def _recorder(self) -> Recorded | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -107,17 +108,25 @@ class Keeper:
         self._models: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._saved_at: float | None = None
 
+    def begin(self, loss: float) -> None:
+        """A stage begins; what was best so far counts no more, for it has another loss."""
+        rows = self.log.rows()
+        if rows:
+            self._compare(loss, rows[-1])
+
     def epoch(self, line: dict[str, Any], loss: float) -> None:
         """Log an epoch; keep its model as the last, and as the best if it is."""
         self.log.append(line)
-        place = {"stage": line["name"], "epoch": line["epoch"]}
-        self._keep(self.folder.model, place)
-        if self.best is None or loss < self.best:
+        self._keep(self.folder.model, _place(line))
+        self._compare(loss, line)
+
+    def _compare(self, loss: float, line: dict[str, Any]) -> None:
+        if math.isfinite(loss) and (self.best is None or loss < self.best):
             self.best = loss
-            self._keep(self.folder.best, place)
+            self._keep(self.folder.best, _place(line))
 
     def stage_ends(self, next_stage: int) -> None:
-        """Save; what was best so far counts no more, for the next stage has another loss."""
+        """Save; see `begin`."""
         self.best = None
         self.save(lambda: Position(stage=next_stage, epoch=0), final=True)
 
@@ -174,6 +183,9 @@ class Follower:
     def __init__(self, interrupt: Interrupt) -> None:
         self.interrupt = interrupt
 
+    def begin(self, loss: float) -> None:
+        pass
+
     def epoch(self, line: dict[str, Any], loss: float) -> None:
         pass
 
@@ -192,6 +204,10 @@ class Follower:
 
     def close(self) -> None:
         pass
+
+
+def _place(line: dict[str, Any]) -> dict[str, Any]:
+    return {"stage": line["name"], "epoch": line["epoch"]}
 
 
 def _with_state(potential: Potential, state: dict[str, torch.Tensor]) -> Potential:

@@ -206,12 +206,21 @@ def test_training_goes_on_from_a_model_file(finished, tmp_path):
     """With a rate of almost nothing the model stays what it was."""
     model = finished[0] / "best.mtp.safetensors"
     plan = tiny_plan(tmp_path, stages=(stage(lr=1e-12, epochs=1),))
-    plan = replace(plan, model=replace(plan.model, reload_model=str(model)))
+    heads = (HeadPlan(adjust=False),)
+    plan = replace(plan, model=replace(plan.model, reload_model=str(model), heads=heads))
     train(plan, tmp_path / "out", device="cpu")
     before, after = (load_model(p) for p in (model, tmp_path / "out" / "model.mtp.safetensors"))
     assert after.spec == before.spec
     for one, other in zip(after.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_a_stage_that_only_harms_leaves_the_model_before_it(tmp_path):
+    harm = stage(name="stage2", epochs=2, lr=3.0)
+    train(tiny_plan(tmp_path, stages=(stage(epochs=3), harm)), tmp_path / "out", device="cpu")
+    best = describe(tmp_path / "out" / "best.mtp.safetensors")["provenance"]
+    assert (best["stage"], best["epoch"]) == ("stage1", 3)
+    assert log(tmp_path / "out")[-1]["name"] == "stage2"
 
 
 def test_a_model_file_that_lacks_an_element_is_refused(finished, tmp_path):

@@ -24,6 +24,9 @@ class Recorder:
     def __init__(self) -> None:
         self.lines, self.positions = [], []
 
+    def begin(self, loss):
+        pass
+
     def epoch(self, line, loss) -> None:
         self.lines.append(line | {"judged": loss})
 

@@ -31,6 +31,9 @@ class Recorder:
     def __init__(self):
         self.lines, self.losses, self.positions, self.steps = [], [], [], 0
 
+    def begin(self, loss):
+        pass
+
     def epoch(self, line, loss):
         self.lines.append(line)
         self.losses.append(loss)
