@@ -5,7 +5,8 @@
 Each entry is one run of the public command, `mtp-train`, in a process of its own with one thread:
 three sizes, linear and neural readout, nothing else changed but the cutoff. Finished entries stay
 in results/accuracy.json and are skipped the next time (--again trains them anew), so the work can
-be spread over several calls. --curve trains silicon with shares and multiples of the usual epochs.
+be spread over several calls. --curve trains silicon with shares and multiples of the usual epochs,
+by the default plan, and some epochs by varpro.
 """
 
 from __future__ import annotations
@@ -24,13 +25,42 @@ from typing import Any
 from benchmarks.common import RESULTS, ROOT, arguments, provenance, record, say
 from benchmarks.datasets import SETS, DataSet, files
 from benchmarks.systems import SIZES
-from stages.control.defaults import default_stages
 
 READOUTS = {"linear": [], "NN": [32, 32]}
 USUAL = ("SMALL", "12", "16")
-CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 TERMS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "GPa"}
 MILLI, GPA = 1e3, 160.21766208
+
+
+def lists(
+    epochs: list[int],
+    coefficients: list[tuple[float, float, float]],
+    optimizers: list[str],
+    calibration: int,
+) -> dict[str, Any]:
+    """Control-file sections of a plan; coefficients: energy, forces, stress of each stage."""
+    n = len(epochs)
+    energy, forces, stress = (list(column) for column in zip(*coefficients, strict=True))
+    return {
+        "multistage_config": {
+            "lr_list": [0.1, 0.01][:n],
+            "epoch_list": epochs,
+            "energy_loss_coeff_list": energy,
+            "forces_loss_coeff_list": forces,
+            "stress_loss_coeff_list": stress,
+            "loss_func_list": ["mse"] * n,
+            "use_calib_stage": calibration > 0,
+            **({"calibration_epoch": calibration} if calibration else {}),
+        },
+        "stage_options": {"optimizer": optimizers},
+    }
+
+
+VARPRO = lists([24], [(100.0, 1.0, 100.0)], ["varpro"], 0)
+"""One stage with the coefficients of the default plan's second one."""
+PLANS: dict[str, dict[str, Any]] = {"default": {}, "varpro": VARPRO}
+CURVE = {"default": (20, 40, 80, 160, 320, 640), "varpro": (6, 12, 24, 48)}
+"""Plan → epochs."""
 
 
 def main() -> None:
@@ -53,21 +83,19 @@ def main() -> None:
         if options.budget is not None and time.monotonic() - begun > options.budget:
             say("the budget is spent; the same command goes on from here")
             break
-        results.append(one_run(entry, options))
+        results.append(one_run(entry, options, PLANS.get(entry.get("plan"))))
         record(name, results, options.quick)
 
 
 def entries(options: Any) -> list[dict[str, Any]]:
     """What is asked for: small models of all sets first."""
     if options.curve:
-        total = sum(stage.epochs for stage in default_stages())
-        shares = CURVE[:2] if options.quick else CURVE
         sizes = options.sizes[:1] if options.quick else ("12", "16")
-        epochs = {share: max(len(default_stages()), round(share * total)) for share in shares}
         return [
-            {"set": "Si", "size": size, "readout": "linear", "total_epoch": epochs[share]}
+            {"set": "Si", "size": size, "readout": "linear", "plan": plan, "total_epoch": epochs}
             for size in sizes
-            for share in shares
+            for plan, several in CURVE.items()
+            for epochs in (several[:2] if options.quick else several)
         ]
     sets = options.sets or (["Si", "CuPd"] if options.quick else list(SETS))
     sizes = options.sizes[:1] if options.quick else options.sizes

@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks import peer
 from benchmarks.common import RESULTS, ROOT, arguments, say
-from benchmarks.tables import load, number
+from benchmarks.tables import cpu, load, number
 
 OURS, SINGLE, MOTEP, MLIP3 = "#0b6e99", "#7cc0de", "#c8553d", "#e6a15c"
 INK, PALE = "#222222", "#8a8a8a"
@@ -198,30 +198,29 @@ def _by(rows: list[dict[str, Any]], *keys: str) -> dict[tuple, list[dict[str, An
 def accuracy(axis: Axes, content: dict[str, Any]) -> None:
     """Force error on the silicon test set over the training time, beside MLIP-3."""
     shades = {"12": (SINGLE, MLIP3), "16": (OURS, MOTEP)}
-    for (size,), rows in _by(content["results"], "size").items():
-        ours, theirs = shades.get(size, (OURS, MOTEP))
-        rows = sorted(rows, key=lambda row: row["training_seconds"])
-        points = [(row["training_seconds"], row["test"]["forces_mae"]) for row in rows]
+    for (size, plan), rows in _by(content["results"], "size", "plan").items():
+        points = sorted((cpu(row), row["test"]["forces_mae"]) for row in rows)
         axis.plot(
             *zip(*points, strict=True),
-            marker="o",
+            marker="o" if plan == "default" else "s",
             markersize=4.5,
-            color=ours,
-            label=f"mtp-train, {'SMALL' if size == 'SMALL' else 'level ' + size}",
+            linestyle="-" if plan == "default" else (0, (3, 2)),
+            color=shades[size][0],
+            label=f"level {size}" + (f", {plan}" if plan != "default" else ""),
         )
-        known = peer.MLIP3_SILICON.get(int(size), []) if size.isdigit() else []
-        if known:
-            axis.plot(
-                [point["seconds"] for point in known],
-                [point["forces"][0] for point in known],
-                marker="D",
-                markersize=5,
-                linestyle=":",
-                color=theirs,
-                label=f"MLIP-3*, level {size}",
-            )
+    for size, (_, theirs) in shades.items():
+        known = peer.MLIP3_SILICON[int(size)]
+        axis.plot(
+            [point["seconds"] for point in known],
+            [point["forces"][0] for point in known],
+            marker="D",
+            markersize=5,
+            linestyle=":",
+            color=theirs,
+            label=f"MLIP-3*, level {size}",
+        )
     axis.set_xscale("log")
-    axis.set_xlabel("training time, s")
+    axis.set_xlabel("training time, CPU seconds")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     low, _ = axis.get_ylim()
