@@ -28,7 +28,7 @@ class StageOptions(Section):
         None,
         "`adam`; `lbfgs` on all structures at once with a line search; `varpro`, lbfgs with the "
         "weights in which the energy is linear solved for at every step (mse only): an epoch costs "
-        "several times as much and few are needed, for linear readouts of one or two elements; "
+        "several times as much and few are needed, for linear readouts of one element; "
         "`lstsq`, the exact ridge solution for these weights, one solve per epoch. Learning "
         "rates and their schedule are for adam: the others find the length of their steps "
         "themselves. The stages of the default plan are lbfgs.",
