@@ -161,4 +161,4 @@ def _card(file: Path) -> Card:
         content = {key: value for key, value in content.items() if key in known}
         return Card(**content | {"file": file, "elements": tuple(content["elements"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInput(f"{path}: not a model card: {error}") from error
+        raise InvalidInput(f"{path}: not a model card: {error}; mend it or take it away") from error

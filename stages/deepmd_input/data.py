@@ -27,8 +27,12 @@ class System:
 
 def data_of(branch: Branch, source: Path, target: Path) -> dict[str, Any]:
     """The data of a task: training systems to train on, validation systems to test on."""
-    found = {"files": files} if (files := _files(branch.training, source, target)) else {}
-    tested = _files(branch.validation, source, target) if branch.validation.data else []
+    files = _files(branch.training, source, target)
+    found = {"files": files} if files else {}
+    named = _files(branch.validation, source, target) if branch.validation.data else []
+    tested = [name for name in named if name not in files]
+    for name in sorted({*named} - {*tested}):
+        branch.validation.note("systems", f"{name}: trained on as well, so not a test file")
     if tested:
         found["test_files"] = tested
         branch.validation.note(

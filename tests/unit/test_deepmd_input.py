@@ -120,6 +120,13 @@ def changed(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return found
 
 
+def test_a_system_to_train_on_is_no_test_file(converted: Any) -> None:
+    systems = SINGLE["training"]["training_data"]["systems"]
+    plan, notes = converted(changed(SINGLE, "training/validation_data/systems", systems))
+    assert plan.data["default"].test_files == ()
+    assert any("trained on as well" in note for note in notes)
+
+
 def test_a_single_task(converted: Any, tmp_path: Path) -> None:
     plan, notes = converted(SINGLE)
     readout = {"hidden": (12, 12), "timestep": True, "embedded": True}
