@@ -61,6 +61,17 @@ def _elements(one: Card) -> str:
     return f"{len(one.elements)}: {one.elements[0]} … {one.elements[-1]}"
 
 
+def _errors(one: Card) -> list[str]:
+    """Mean absolute errors of each head on each set that the card has."""
+    units = {"energy_mae_meV_per_atom": "meV/atom", "forces_mae_meV_per_A": "meV/Å"}
+    return [
+        f"mean absolute errors of {head} ({name}): "
+        + ", ".join(f"{found[key]:.3g} {unit}" for key, unit in units.items() if key in found)
+        for name, heads in (one.errors or {}).items()
+        for head, found in heads.items()
+    ]
+
+
 def _describe(one: Card) -> str:
     """A card as paragraphs."""
     heads = [
@@ -70,7 +81,7 @@ def _describe(one: Card) -> str:
     data = [f"data of {name}: {text}" for name, text in (one.data or {}).items()]
     basis = ", ".join(f"{key} {value}" for key, value in one.basis.items())
     parts = [one.name, one.summary, f"elements: {' '.join(one.elements)}", f"basis: {basis}"]
-    parts += [*heads, *data]
+    parts += [*heads, *data, *_errors(one)]
     named = (("pairs without data", one.fallback), ("trained by", one.plan))
     parts += [f"{name}: {text}" for name, text in named if text]
     parts += [f"licence: {one.licence}"] if one.licence else []

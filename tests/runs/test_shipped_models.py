@@ -15,7 +15,7 @@ from mtp.structure import Structure
 from pretrained import registry
 from pretrained.corpus import ALL, ORGANIC
 from pretrained.recipe import MODELS
-from stages.cli import train_main
+from stages.cli import main, train_main
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 3e6
@@ -67,3 +67,10 @@ def test_the_control_file_of_the_manual_runs_as_it_is(tmp_path: Path) -> None:
     assert [line["epoch"] for line in lines[:2]] == [0, 1]
     assert len(lines) > 80 + 160 + 80
     assert min(forces) < 0.2 * forces[0]
+
+
+def test_the_card_in_words_has_the_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "ORGANIC_SMALL_NN_6"]) == 0
+    found = registry.card("ORGANIC_SMALL_NN_6").errors["validation"]["b3lyp"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"of b3lyp (validation): {found['energy_mae_meV_per_atom']:.3g} meV/atom" in told
