@@ -51,7 +51,7 @@ def _facts(scan: dict[str, Any]) -> list[tuple[str, str]]:
         unit = shifts.get("unit", "eV")
         rest = "" if shifts["rms"] is None else f"; rms of what they leave {_rms(shifts, unit)}"
         if shifts["mode"] != "none":
-            name = "species shifts e0" if unit == "eV" else "isotropic species shifts"
+            name = "species shifts e0 of the data" if unit == "eV" else "isotropic species shifts"
             facts.append((name, f"{values} {unit} ({shifts['mode']}{rest})"))
     return facts
 
