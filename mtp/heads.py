@@ -78,7 +78,11 @@ class Head(nn.Module):
     and scale are set once from data.
     All weights, biases and timesteps are ``step`` times their parameters: the size of an
     optimiser's unit step.
+
+    silent: the network counts for nothing yet (its last weights are zero) and is not evaluated.
     """
+
+    silent = False
 
     def __init__(
         self,
@@ -118,8 +122,13 @@ class Head(nn.Module):
 
     @property
     def linear(self) -> bool:
-        """Whether there is no hidden layer."""
-        return not self.hidden
+        """Whether there is no hidden layer, or none that counts."""
+        return not self.hidden or self.silent
+
+    @property
+    def untrained(self) -> bool:
+        """Whether there is a network whose last weights are all zero."""
+        return False
 
     def _hidden(self, b: Tensor, species: Tensor) -> Tensor:
         x = inputs = (b - self.mean) / self.std
@@ -155,9 +164,19 @@ class EnergyHead(Head):
         self.last = nn.Linear(self.n_features, 1, bias=False, dtype=torch.float64)
         self.shifts = nn.Parameter(torch.zeros(n_species, dtype=torch.float64))
 
+    @property
+    def untrained(self) -> bool:
+        hidden = self.last.weight[:, : -len(self.mean)]
+        return bool(self.hidden) and not bool(hidden.any())
+
+    @property
+    def weights(self) -> Tensor:
+        """(1, n) what `features` are multiplied by."""
+        return self.last.weight[:, -len(self.mean) :] if self.silent else self.last.weight
+
     def forward(self, b: Tensor, species: Tensor) -> Tensor:
         """(atoms,) energies without the shifts, in eV."""
-        return self.last(self.features(b, species)).squeeze(-1)
+        return (self.features(b, species) @ self.weights.T).squeeze(-1)
 
     def features(self, b: Tensor, species: Tensor) -> Tensor:
         """(atoms, n) what the last weights are applied to, in eV: e = features·w."""
@@ -178,10 +197,11 @@ class EnergyHead(Head):
         """The readout as numbers; it does not know of `offset`."""
         mean = torch.zeros_like(self.mean) if self.linear else self.mean
         return Readout(
-            **{"hidden": self.hidden, "weights": self._flat().detach(), "mean": mean},
+            **{"hidden": () if self.linear else self.hidden},
+            **{"weights": self._flat().detach(), "mean": mean},
             **{"inverse_std": 1 / self.std, "scale": float(self.scale)},
             **{"activation": self.activation, "timestep": self.timestep},
-            n_biases=1 if self.by_species is None else len(self.shifts),
+            n_biases=1 if self.by_species is None or self.linear else len(self.shifts),
         )
 
     def add_gradient(self, weights_bar: Tensor, energy_weight: Tensor) -> None:
@@ -201,6 +221,8 @@ class EnergyHead(Head):
 
     def _flat(self) -> Tensor:
         """The weights of `Readout` as a function of the parameters."""
+        if self.linear:
+            return self.weights.reshape(-1) * self.step
         parts, by_species = [], self.species_bias
         for layer in self.layers:
             bias = layer.bias

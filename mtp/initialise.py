@@ -9,13 +9,14 @@ from torch import Tensor
 
 from mtp.basis.radial import radial_basis
 from mtp.geometry import Batch
-from mtp.heads import FIRST_TIMESTEP
+from mtp.heads import FIRST_TIMESTEP, EnergyHead, Head
 from mtp.potential import Potential
 
 # An Adam step of size 1 changes a coefficient of typical size 1 by this much: it makes the learning
 # rates of LightPFP's example control file (0.1, then 0.01) good ones (docs/theory.md, "Scales").
 RADIAL_STEP = 0.3
 READOUT_STEP = 0.1
+JOINING = 0.1  # size of a network beside a trained linear part
 NOISE = 0.05  # relative; tells species and repeated functions apart
 
 
@@ -62,6 +63,38 @@ def start_head(
         _start_layer(head.last.weight, generator)
     head.step.fill_(READOUT_STEP)
     potential.fit_scale(batch, name)
+
+
+@torch.no_grad()
+def silence(head: Head) -> None:
+    """Take a new network out of a readout of energies, whose linear part stays."""
+    if isinstance(head, EnergyHead) and head.hidden:
+        head.last.weight[:, : -len(head.mean)] = 0
+        head.silent = True
+
+
+@torch.no_grad()
+def join_network(
+    potential: Potential,
+    name: str,
+    b: Tensor,
+    batch: Batch,
+    generator: torch.Generator,
+    keep: Collection[torch.nn.Module] = (),
+) -> None:
+    """Random small weights of a network beside the linear part of its readout, which stays.
+
+    Arguments as of `start_head`.
+    """
+    head = potential.heads[name]
+    n, scale = len(head.mean), head.scale.clone()
+    linear = head.last.weight[:, -n:] / head.std
+    head.silent = False
+    start_head(potential, name, b, batch, generator, keep)
+    head.scale.copy_(scale)
+    if head.last not in keep:
+        head.last.weight[:, :-n] *= JOINING
+        head.last.weight[:, -n:] = linear * head.std
 
 
 def _start_layer(weight: Tensor, generator: torch.Generator) -> None:

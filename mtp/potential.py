@@ -201,6 +201,15 @@ class Potential(nn.Module):
             found[head, "shifts"] = [] if shifts is None else [shifts]
         return found
 
+    def linear_part(self, head: str) -> list[nn.Parameter]:
+        """What a stage moves of a readout that it trains without the network.
+
+        A tensor's network is no correction to a linear readout: all of it.
+        """
+        if self.spec.head(head).kind == "energy":
+            return [self.heads[head].last.weight]
+        return self.groups()[head, "readout"]
+
     @property
     def coefficients(self) -> Tensor:
         """Radial coefficients c (S, S, n_radial, n_q), central species first."""
@@ -250,8 +259,7 @@ class Potential(nn.Module):
     def linear_rows(self, batch: Batch, head: str, shifts: bool = False) -> dict[str, Tensor]:
         """Term → (rows, components, n) or (S, n): derivatives by the weights of the last layer.
 
-        With the shifts removed, the prediction is these rows times ``heads[head].last.weight``,
-        flat. Terms of atoms that have no label in the batch may be missing.
+        With the shifts removed, the prediction is these rows times ``heads[head].weights``, flat. Terms of atoms that have no label in the batch may be missing.
         shifts: columns for the head's shifts follow, where it has any.
         """
         return self._kind(head).linear_rows(self, batch, head, shifts)

@@ -52,6 +52,11 @@ class TensorHead(Head):
         if self.isotropic:
             self.shifts = nn.Parameter(torch.zeros(len(selected), dtype=torch.float64))
 
+    @property
+    def weights(self) -> Tensor:
+        """What `features` are multiplied by, once flat."""
+        return self.last.weight
+
     def forward(self, rows: Tensor, species: Tensor) -> Tensor:
         """(atoms, components) in float64, shifts included; e·Å or Å³.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from mtp.potential import Potential
 
 
+MOST_SOLVED = 1000  # linear weights of a readout: their normal equations take n³ operations
+
+
 class NotFinite(FloatingPointError):
     """The loss or its gradient is not a finite number; the message names the frame."""
 
@@ -51,7 +55,8 @@ class Objective:
     """Σ over tasks of share · loss of the drawn training frames.
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
-    origin: name of a parameter → where the stage's ``pull`` draws it to; added to the loss is
+    origin: name of a parameter → where the stage's ``pull`` draws it to, a loaded model or where a
+    network joined in; added to the loss is
     pull · noise / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior of
     variance 1 / pull beside data of variance ``noise``. It counts less the more data there are.
     recorded: does batches on a GPU as graphs.
@@ -150,6 +155,26 @@ class Objective:
             if with_gradient:
                 add_to_gradient(parameter, 2 * self.pull * away)
         return value
+
+    def eliminable(self, parameters: list[Parameter]) -> dict[str, list[Parameter]]:
+        """Task → weights and shifts of its linear readout, where an optimiser may solve for them.
+
+        They must have one minimum for every choice of the other parameters, and it must be cheap:
+        one pass of the CPU kernel gives the forces of all invariants.
+        """
+        mine = {id(p) for p in parameters}
+        lasts = Counter(id(head.last) for head in self.potential.heads.values())
+        on_cpu = parameters[0].device.type == "cpu"
+        found = {}
+        for task in self.shares if on_cpu else ():
+            head = self.potential.heads[task]
+            weight, squares = head.last.weight, self.stage.tasks[task].loss == "mse"
+            alone = lasts[id(head.last)] == 1 and id(weight) in mine
+            if squares and alone and head.linear and head.weights.numel() <= MOST_SOLVED:
+                shifts = getattr(head, "shifts", None)
+                found[task] = [weight, *([shifts] if id(shifts) in mine else [])]
+        solved = sum(map(len, found.values()))
+        return found if solved < len(parameters) else {}
 
     def preconditioner(
         self,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 GROUPS = ("descriptor", "type_embedding", "readout", "shifts")
 """Parameter groups that a stage moves unless told, as far as a potential has them."""
+LINEAR = "linear"
+"""The part of the readouts in which predictions are linear: a network is silent until it moves."""
 WITH_RATE = ("adam",)
 """Optimisers that obey learning rate and schedule and take minibatches."""
 
@@ -86,7 +88,7 @@ class Stage:
     name: str  # "stage1", "stage2", …, "calibration"
     epochs: int
     lr: float
-    optimizer: Literal["adam", "lbfgs", "varpro", "lstsq"]
+    optimizer: Literal["adam", "lbfgs", "lstsq"]
     schedule: Schedule
     trainable: tuple[str, ...]
     tasks: dict[str, TaskStage]

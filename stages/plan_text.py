@@ -8,6 +8,7 @@ from dataclasses import asdict
 from stages.messages import describe_head, table
 from stages.plan import (
     GROUPS,
+    LINEAR,
     WITH_RATE,
     Coefficients,
     DataFile,
@@ -154,7 +155,11 @@ def _schedule(stage: Stage) -> str:
 
 
 def _last(stage: Stage, task: TaskStage | None = None) -> list[str]:
-    moves = "all" if set(stage.trainable) >= set(GROUPS) else "+".join(stage.trainable)
+    moves = "+".join(stage.trainable)
+    if set(stage.trainable) >= set(GROUPS):
+        moves = "all"
+    elif set(stage.trainable) == {*GROUPS, LINEAR} - {"readout"}:
+        moves = "all but networks"
     return [moves, ", ".join((*_options(stage), *(() if task is None else _more(task))))]
 
 

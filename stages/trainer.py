@@ -16,7 +16,7 @@ from stages.distributed import is_root
 from stages.loss import Sums
 from stages.objective import Evaluation, NotFinite, Objective, add, evaluate, worst_frame
 from stages.optimisers.adam import OPTIMISERS, Average
-from stages.plan import Stage
+from stages.plan import LINEAR, Stage
 from stages.recorded import Recorded
 from stages.run.checkpoint import Position
 from stages.schedule import decay, learning_rate, with_prefactors
@@ -268,20 +268,32 @@ class _StageRun:
 def move_only(potential: Potential, stage: Stage) -> dict[str, list[Parameter]]:
     """The groups a stage moves; the parameters of the others are frozen.
 
-    Returns name → parameters, each parameter once; species shifts are the group "shifts".
+    Returns name → parameters, each parameter once; species shifts are the group "shifts". A network
+    that nothing has trained stays silent where only the linear part of its readout moves.
     """
     active = set(stage.active())
+    for name, head in potential.heads.items():
+        head.silent = not moves_network(stage, name) and head.untrained
     groups: dict[str, list[Parameter]] = {}
     for parameter in potential.parameters():
         parameter.requires_grad_(False)
+    moving = set(stage.trainable)
     for (head, name), parameters in potential.groups().items():
-        wanted = {name, head, f"{head}.{name}"} & set(stage.trainable)
-        if wanted and (head is None or head in active):
+        if name == "readout" and not moves_network(stage, head):
+            wanted, parameters = {LINEAR, f"{head}.{LINEAR}"}, potential.linear_part(head)
+        else:
+            wanted = {name, head, f"{head}.{name}"}
+        if wanted & moving and (head is None or head in active):
             for parameter in parameters:
                 if not parameter.requires_grad:  # a shared layer stands in several heads
                     parameter.requires_grad_(True)
                     groups.setdefault(name, []).append(parameter)
     return groups
+
+
+def moves_network(stage: Stage, head: str) -> bool:
+    """Whether a stage trains the hidden layers of a head."""
+    return head in stage.active() and bool({"readout", head, f"{head}.readout"} & {*stage.trainable})
 
 
 def _portions(effort: dict[str, list[float]]) -> dict[str, dict[str, float]]:

@@ -40,7 +40,7 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
         "pretrained_model": control.mtp_config.pretrained_model,
         "reload_model": control.common_config.reload_model,
     }
-    pull = next((PULL[key] for key, given in starts.items() if given), 0.0)
+    pull = next((PULL[key] for key, given in starts.items() if given), None)
     *stages, calibration = _listed_stages(section) if listed else default_stages(pull)
     calibration = replace(
         calibration,

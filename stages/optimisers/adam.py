@@ -18,7 +18,6 @@ from torch.nn import Parameter
 from stages.objective import Evaluation, Objective
 from stages.optimisers.lbfgs import LBFGS
 from stages.optimisers.least_squares import LeastSquares
-from stages.optimisers.variable_projection import VariableProjection
 from stages.plan import Stage
 
 
@@ -72,7 +71,6 @@ class Adam:
 OPTIMISERS = {
     "adam": Adam,
     "lbfgs": LBFGS,
-    "varpro": VariableProjection,
     "lstsq": LeastSquares,
 }
 

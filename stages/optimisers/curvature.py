@@ -71,7 +71,7 @@ class Preconditioner:
 
         damping: added to what the samples ask for themselves, relative to the largest eigenvalue of
         the matrix scaled to a unit diagonal.
-        solved: linear weights that are no variables but follow them (variable_projection.py).
+        solved: linear weights that are no variables but follow them (lbfgs.py).
         """
         n = sum(p.numel() for p in parameters)
         exact = bool(solved) and n <= EXACT
@@ -201,11 +201,17 @@ def exact_matrix(
         normaliser = data.normaliser(data.counts).to(errors.atoms.device)
         squares = curvature_weights(errors, task, normaliser)
         mine = [p for p in (head.last.weight, head.shifts) if id(p) in place]
-        rows = objective.potential.linear_rows(batch, draw.task, shifts=len(mine) > 1)
+        rows = {}
+        if mine:
+            rows = objective.potential.linear_rows(batch, draw.task, shifts=len(mine) > 1)
         moved = _differences(objective, parameters, batch, draw.task, here)
-        where = torch.cat([torch.arange(n), *(torch.arange(size)[place[id(p)]] for p in mine)])
+        where = [torch.arange(n), *(torch.arange(size)[place[id(p)]] for p in mine)]
+        if mine:  # a silent network's weights have no columns
+            where[1] = where[1][-head.weights.numel() :]
+        where = torch.cat(where)
         for term, weight in squares.items():
-            joined = torch.cat([moved[term], rows[term].double()], -1).flatten(0, -2)
+            columns = [moved[term], *([rows[term].double()] if mine else [])]
+            joined = torch.cat(columns, -1).flatten(0, -2)
             scale = (objective.shares[draw.task] * weight).sqrt().flatten()
             joined = joined * scale[:, None]
             matrix[where[:, None], where] += joined.T @ joined

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stages.objective import Evaluation, Objective
-from stages.optimisers.curvature import Preconditioner, flat_gradient
+from stages.optimisers.curvature import EXACT, Preconditioner, flat_gradient
+from stages.optimisers.least_squares import solve
 from stages.plan import Stage
 from stages.say import say
 
@@ -21,6 +22,10 @@ NUMBERS = 4_000_000  # at most so many numbers in them: they are part of every c
 REFRESH = 50  # iterations between estimates of the Gauss-Newton matrix; more often at the start
 EARLY = (0, 10, 25)
 DAMPING, LARGEST_DAMPING = 1e-5, 10.0  # of that matrix; raised where its step fails
+# The same where linear weights are solved for: a larger trust sends the first steps too far.
+REDUCED_REFRESH, REDUCED_REFRESH_EXACT, REDUCED_DAMPING = 10, 5, 1e-3
+SOLVE_RIDGE = 1e-12
+PATIENCE, ENOUGH = 10, 1e-3  # converged: so many iterations lower the loss by less than this share
 TRIALS = 20  # evaluations of one line search at most
 DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
 
@@ -31,14 +36,21 @@ class LBFGS:
     The memory of steps corrects a Gauss-Newton matrix that is estimated anew from time to time
     (`curvature.py`), so that no learning rate is needed. When no step lowers the loss the memory is
     dropped and the Gauss-Newton step tried with more and more damping; when that fails
-    too the stage has converged and further steps change nothing.
+    too, or when ten iterations win next to nothing, the stage has converged and further steps
+    change nothing.
+
+    The weights of linear readouts are no variables of the search: they are solved for at every
+    point (variable projection; Golub & Pereyra, SIAM J. Numer. Anal. 10, 413, 1973). With w*(c)
+    those that minimise the loss L for the other parameters c, c → L(c, w*(c)) is far easier to
+    descend than L(c, w). Its gradient is the derivative of L by c alone, its Gauss-Newton matrix
+    the Schur complement of the whole one.
     """
 
     full_batch = True
 
     def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
         self.parameters = [p for group in groups.values() for p in group]
-        self.solved: list[Parameter] = []  # those that follow from the others at every point
+        self.solved: dict[str, list[Parameter]] | None = None  # task → what follows from the others
         size = sum(p.numel() for p in self.parameters)
         self.history = max(5, min(HISTORY, NUMBERS // (2 * max(size, 1))))
         self.steps: list[Tensor] = []
@@ -48,10 +60,13 @@ class LBFGS:
         self.iterations = 0
         self.damping = DAMPING
         self.here: Point | None = None  # loss and gradient where the parameters stand
+        self.recent: list[float] = []  # losses of the last iterations
         self.converged = False
 
     def step(self, objective: Objective, lr: float) -> Evaluation:
         """Move to a point of lower loss; returns the loss there."""
+        if self.solved is None:
+            self._divide(objective)
         if self.here is None:
             self.here = self._evaluate(objective, self._get(), 0.0, None)
             if not self.here.finite:
@@ -59,29 +74,55 @@ class LBFGS:
         origin = self._get()
         if not self.converged and self._stale():
             self._estimate(objective)
-        self.iterations += 1
         found = None if self.converged else self._search(objective, origin)
         if found is None:
-            if not self.converged:
-                say(
-                    f"{self.name}: converged after {self.iterations - 1} iterations: no step "
-                    "lowers the loss; its other epochs change nothing"
-                )
-            self.converged = True
+            self._converge("no step lowers the loss")
             return objective.value()
+        self.iterations += 1
         new = self._get()
         self._remember(new - origin, found.gradient - self.here.gradient)
         self.here = found
+        self._watch(found.value)
         return found.evaluation
+
+    def _divide(self, objective: Objective) -> None:
+        """The parameters that are solved for, and those that are left to the search."""
+        self.solved = objective.eliminable(self.parameters)
+        gone = {id(p) for p in self._followers()}
+        self.parameters = [p for p in self.parameters if id(p) not in gone]
+        if self.solved:
+            self.damping = max(self.damping, REDUCED_DAMPING)
+
+    def _followers(self) -> list[Parameter]:
+        return [p for parameters in (self.solved or {}).values() for p in parameters]
+
+    def _watch(self, value: float) -> None:
+        """Whether the last iterations were worth their while."""
+        self.recent = [*self.recent, value][-PATIENCE - 1 :]
+        if len(self.recent) > PATIENCE and self.recent[0] - value < ENOUGH * abs(value):
+            self._converge(
+                f"{PATIENCE} iterations lower the loss by less than {100 * ENOUGH:g} %"
+            )
+
+    def _converge(self, why: str) -> None:
+        if not self.converged:
+            done = f"{self.name}: converged after {self.iterations} iterations"
+            say(f"{done}: {why}; its other epochs change nothing")
+        self.converged = True
 
     def _stale(self) -> bool:
         """Whether the Gauss-Newton matrix is to be estimated before this iteration."""
+        if self.solved:
+            exact = sum(p.numel() for p in self.parameters) <= EXACT
+            return self.iterations % (REDUCED_REFRESH_EXACT if exact else REDUCED_REFRESH) == 0
         return self.iterations in EARLY or self.iterations % REFRESH == 0
 
     def _estimate(self, objective: Objective) -> None:
         self.inverse = objective.preconditioner(
-            self.parameters, self.iterations, self.damping, self.solved
+            self.parameters, self.iterations, self.damping, self._followers()
         )
+        if self.solved:
+            self.steps, self.changes = [], []
 
     def _search(self, objective: Objective, origin: Tensor) -> Point | None:
         """Line search along the quasi-Newton direction, then along Gauss-Newton ones.
@@ -132,6 +173,9 @@ class LBFGS:
         self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
     ) -> Point:
         self._set(x)
+        if self.solved:  # a ridge towards where they stand: else the gradient is not the loss's
+            shifts = {task: len(parameters) > 1 for task, parameters in self.solved.items()}
+            solve(objective, shifts, SOLVE_RIDGE, stay=True)
         evaluation = objective.gradient()
         gradient = flat_gradient(self.parameters)
         slope = 0.0 if direction is None else float(direction @ gradient)
@@ -139,10 +183,10 @@ class LBFGS:
 
     def _state(self) -> Tensor:
         """What `_restore` needs to come back to where all parameters stand."""
-        return flat([*self.parameters, *self.solved])
+        return flat([*self.parameters, *self._followers()])
 
     def _restore(self, state: Tensor) -> None:
-        assign([*self.parameters, *self.solved], state)
+        assign([*self.parameters, *self._followers()], state)
 
     def _get(self) -> Tensor:
         return flat(self.parameters)
@@ -159,6 +203,7 @@ class LBFGS:
             "gradient": None if here is None else here.gradient,
             "converged": self.converged,
             "iterations": self.iterations,
+            "recent": list(self.recent),
             "damping": self.damping,
             "inverse": None if self.inverse is None else vars(self.inverse),
         }
@@ -169,7 +214,7 @@ class LBFGS:
 
         self.steps, self.changes = there(state["steps"]), there(state["changes"])
         self.converged, self.iterations = state["converged"], state["iterations"]
-        self.damping = state["damping"]
+        self.damping, self.recent = state["damping"], list(state["recent"])
         if state["inverse"] is not None:
             names = list(state["inverse"])
             self.inverse = Preconditioner(*there([state["inverse"][name] for name in names]))

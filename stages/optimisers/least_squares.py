@@ -7,7 +7,7 @@ summed over blocks of frames in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,12 +33,14 @@ class LeastSquares:
     full_batch = True
 
     def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
-        self.shifts = "shifts" in groups
+        self.shifts = {id(p) for p in groups.get("shifts", [])}
         self.ridge = stage.ridge
 
     def step(self, objective: Objective, lr: float) -> Evaluation:
         """Solve; returns the loss at the solution. The learning rate has no meaning here."""
-        if not solve(objective, self.shifts, self.ridge):
+        heads = {task: objective.potential.heads[task] for task in objective.shares}
+        shifts = {task: id(head.shifts) in self.shifts for task, head in heads.items()}
+        if not solve(objective, shifts, self.ridge):
             raise objective.not_finite()
         return objective.value()
 
@@ -49,16 +51,18 @@ class LeastSquares:
         pass
 
 
-def solve(objective: Objective, shifts: bool, ridge: float, stay: bool = False) -> bool:
-    """Solve for the linear weights of every task, and with ``shifts`` for its shifts.
+def solve(
+    objective: Objective, shifts: Mapping[str, bool], ridge: float, stay: bool = False
+) -> bool:
+    """Solve for the linear weights of these tasks, and for the shifts of those that are true.
 
     stay: the ridge pulls weights, like shifts, towards where they stand instead of to zero.
     Returns whether there was anything finite to solve; nothing is changed where there was not.
     """
-    for task in objective.shares:
+    for task, its_shifts in shifts.items():
         head = objective.potential.heads[task]
-        weight = head.last.weight
-        matrix, slope = normal_equations(objective, task, shifts)
+        weight = head.weights.detach()  # a view
+        matrix, slope = normal_equations(objective, task, its_shifts)
         if not (torch.isfinite(slope).all() and torch.isfinite(matrix).all()):
             return False
         origin = torch.zeros_like(slope)
@@ -95,6 +99,13 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
             matrix += rows.T @ weighted
             slope += weighted.T @ error
     matrix, slope = all_sum([matrix, slope])
+    head = objective.potential.heads[task]
+    weight = head.weights.detach().double().flatten()
+    for parameter, origin in objective.pulled():
+        if parameter is head.last.weight:
+            matrix.diagonal()[: len(weight)] += objective.pull
+            away = weight - origin.double().flatten()[-len(weight) :]
+            slope[: len(weight)] += objective.pull * away
     return matrix, slope
 
 

@@ -14,7 +14,7 @@ from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages.loss import Sums
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass
@@ -45,12 +45,14 @@ class Checkpoint:
     """One saved state.
 
     identity: what must not change between start and restart, name → fingerprint.
+    origin: see Objective.
     best: lowest validation loss of the stage, None before its first epoch.
     log_length: bytes of log.jsonl at this point.
     """
 
     identity: dict[str, str]
     model: dict[str, Any]
+    origin: dict[str, torch.Tensor]
     position: Position
     best: float | None
     log_length: int

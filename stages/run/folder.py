@@ -89,19 +89,20 @@ def _plain(plan: Plan) -> Any:
 class Keeper:
     """Keeps a run while it is trained: log, checkpoint, last and best model (trainer.Recorder).
 
-    identity: what must not change until a restart.  provenance: goes into the model files.
+    origin: where `pull` draws to.  identity: what must not change until a restart.  provenance: goes into the model files.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         potential: Potential,
+        origin: dict[str, torch.Tensor],
         identity: dict[str, str],
         provenance: dict[str, Any],
         saved: Checkpoint | None,
         interrupt: Interrupt,
     ) -> None:
-        self.folder, self.potential = folder, potential
+        self.folder, self.potential, self.origin = folder, potential, origin
         self.identity, self.provenance, self.interrupt = identity, provenance, interrupt
         self.log = Log(folder.log, 0 if saved is None else saved.log_length)
         self.best = None if saved is None else saved.best
@@ -152,6 +153,7 @@ class Keeper:
             Checkpoint(
                 self.identity,
                 self.potential.state_dict(),
+                self.origin,
                 position,
                 self.best,
                 self.log.length,
@@ -180,8 +182,8 @@ class Keeper:
 class Follower:
     """The recorder of all processes but the first: writes nothing and stops when the first does."""
 
-    def __init__(self, interrupt: Interrupt) -> None:
-        self.interrupt = interrupt
+    def __init__(self, origin: dict[str, torch.Tensor], interrupt: Interrupt) -> None:
+        self.origin, self.interrupt = origin, interrupt
 
     def begin(self, loss: float) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mtp.data import Dataset
 from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Geometry
-from mtp.initialise import start_descriptor, start_head
+from mtp.initialise import silence, start_descriptor, start_head
 from mtp.mlip_file import MLIP_SUFFIXES, read_mtp
 from mtp.mlip_import import load_template
 from mtp.potential import EmbeddingSpec, HeadSpec, Potential, PotentialSpec
@@ -25,6 +25,7 @@ from stages.plan import HeadPlan, Plan, Schedule, Stage, TaskStage
 from stages.run.checkpoint import Checkpoint
 from stages.run.loading import adjust_shifts, load_start, tell
 from stages.tasks import TaskData, everything
+from stages.trainer import moves_network
 
 START_ATOMS = 4096  # the scales of a new potential are measured on about so many atoms
 FIT_ATOMS = {"energy": 1024, "dipole": 16384, "polarizability": 16384}
@@ -45,6 +46,7 @@ def build_potential(
     origin = {name: named[name].detach().clone() for name in inherited}
     if saved is not None:
         potential.load_state_dict(saved.model)
+        origin = {name: tensor.to(device) for name, tensor in saved.origin.items()}
     return potential, origin
 
 
@@ -61,13 +63,14 @@ def starting_point(
     if spec is not None:
         potential = Potential(spec)
         if started:
-            sample = _batch(potential, _sample_of_all(datasets, generator))
-            start_descriptor(potential, sample, generator)
-            _start_heads(potential, datasets, set(heads), generator)
+            frames = sample_of_all(datasets, generator)
+            start_descriptor(potential, batch_of(potential, frames), generator)
+            start_heads(potential, datasets, set(heads), silent_at_first(plan), generator)
         return potential, []
     potential, source, origin = load_start(plan, datasets, heads)
     if started:
-        _start_heads(potential, datasets, heads.keys() - origin.keys(), generator)
+        new = heads.keys() - origin.keys()
+        start_heads(potential, datasets, new, silent_at_first(plan), generator)
         tell(source, potential, _decisions(plan, datasets, potential, origin))
     new = tuple(f"heads.{name}." for name in heads.keys() - origin.keys())
     names = [name for name, _ in potential.named_parameters()]
@@ -122,18 +125,6 @@ def _head(plan: HeadPlan) -> HeadSpec:
     return HeadSpec(**given, species=tuple(atomic_numbers[s] for s in plan.species))
 
 
-def start_late_heads(
-    potential: Potential, datasets: dict[str, Dataset], late: set[str], seed: int
-) -> None:
-    """Start heads anew on the descriptor that stages without them have trained.
-
-    What was measured before these stages, scales and first weights, no longer fits it.
-    """
-    copy = deepcopy(potential).cast(torch.float64).to("cpu")
-    _start_heads(copy, datasets, late, torch.Generator().manual_seed(seed))
-    potential.load_state_dict(copy.state_dict())
-
-
 def _decisions(
     plan: Plan, datasets: dict[str, Dataset], potential: Potential, origin: dict[str, str]
 ) -> list[tuple[str, str, str]]:
@@ -151,38 +142,51 @@ def _decisions(
     return rows
 
 
-def _start_heads(
-    potential: Potential, datasets: dict[str, Dataset], new: set[str], generator: torch.Generator
+def silent_at_first(plan: Plan) -> set[str]:
+    """The heads whose network does not move in the first stage that they take part in."""
+    first = {name: stage for stage in reversed(plan.stages) for name in stage.active()}
+    return {name for name, stage in first.items() if not moves_network(stage, name)}
+
+
+def start_heads(
+    potential: Potential,
+    datasets: dict[str, Dataset],
+    new: Collection[str],
+    silent: Collection[str],
+    generator: torch.Generator,
 ) -> None:
     """Start new heads: scales from a sample of the training frames, shifts from the data.
 
+    silent: heads that start without their network (stages/run/joining.py).
     The first weights of their last layers are solved for; a head whose last layer is another's has
     its shifts adjusted to what that leaves over, unless they were given.
     """
     if not new:
         return
     old = [head for name, head in potential.heads.items() if name not in new]
-    keep = _layers_of(old)
-    b = potential.invariants(_batch(potential, _sample_of_all(datasets, generator)))
+    keep = layers_of(old)
+    b = potential.invariants(batch_of(potential, sample_of_all(datasets, generator)))
     for name, dataset in datasets.items():
         if name not in new:
             continue
         _set_shifts(potential, name, dataset)
-        sample = _sample(dataset.train, START_ATOMS, generator)
-        start_head(potential, name, b, _batch(potential, sample, name), generator, keep)
+        start = batch_of(potential, sample(dataset.train, START_ATOMS, generator), name)
+        start_head(potential, name, b, start, generator, keep)
         keep |= set(potential.heads[name].modules())
-    solved = _layers_of(old)
+    for name in set(new) & set(silent):
+        silence(potential.heads[name])
+    solved = layers_of(old)
     for name, dataset in datasets.items():
         last = potential.heads[name].last
         if name in new and last not in solved:
             enough = FIT_ATOMS[potential.spec.head(name).kind]
-            _fit_linear(potential, name, _sample(dataset.train, enough, generator))
+            _fit_linear(potential, name, sample(dataset.train, enough, generator))
             solved.add(last)
         elif name in new and dataset.shifts.mode == "lstsq":
             adjust_shifts(potential, name, dataset)
 
 
-def _layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:
+def layers_of(heads: list[torch.nn.Module]) -> set[torch.nn.Module]:
     return {module for head in heads for module in head.modules()}
 
 
@@ -194,12 +198,12 @@ def _set_shifts(potential: Potential, name: str, dataset: Dataset) -> None:
         potential.heads[name].shifts.copy_(torch.tensor(values, dtype=torch.float64))
 
 
-def _sample_of_all(datasets: dict[str, Dataset], generator: torch.Generator) -> list[Structure]:
+def sample_of_all(datasets: dict[str, Dataset], generator: torch.Generator) -> list[Structure]:
     frames = [frame for dataset in datasets.values() for frame in dataset.train]
-    return _sample(frames, START_ATOMS, generator)
+    return sample(frames, START_ATOMS, generator)
 
 
-def _batch(potential: Potential, frames: list[Structure], head: str | None = None) -> Batch:
+def batch_of(potential: Potential, frames: list[Structure], head: str | None = None) -> Batch:
     """All frames, with the labels of a head."""
     spec = potential.spec
     terms = () if head is None else PREDICTED[spec.head(head).kind]
@@ -236,7 +240,7 @@ def _fit_linear(potential: Potential, task: str, frames: list[Structure]) -> Non
     LeastSquares({}, fit).step(objective, fit.lr)
 
 
-def _sample(frames: list[Structure], enough: int, generator: torch.Generator) -> list[Structure]:
+def sample(frames: list[Structure], enough: int, generator: torch.Generator) -> list[Structure]:
     """Frames in random order until there are enough atoms."""
     chosen, atoms = [], 0
     for index in torch.randperm(len(frames), generator=generator).tolist():

@@ -38,7 +38,8 @@ from stages.run.checkpoint import Checkpoint, Position
 from stages.run.environment import environment
 from stages.run.folder import Follower, Keeper, RunFolder
 from stages.run.interrupt import Interrupt, interruptible
-from stages.run.start import build_potential, start_late_heads
+from stages.run.joining import join
+from stages.run.start import build_potential
 from stages.run.verdict import squared_errors, worse_than_start
 from stages.say import say, warn
 from stages.stress_order import permuted_stress
@@ -244,20 +245,20 @@ def run_stages(
 ) -> None:
     """All stages that are left. terms: the plan with the terms without labels switched off."""
     provenance = {"plan": _header_plan(plan), "data": identity}
-    keeper: Keeper | Follower = Follower(interrupt)
+    keeper: Keeper | Follower = Follower(origin, interrupt)
     if is_root():
-        keeper = Keeper(folder, potential, identity, provenance, saved, interrupt)
+        keeper = Keeper(folder, potential, origin, identity, provenance, saved, interrupt)
     run = plan.run
-    setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random", origin)
+    setting = Setting(potential, data, run.batch_size, run.seed, run.task_draw == "random")
     position = Position() if saved is None else saved.position
     with closing(keeper):
         for index in range(position.stage, len(plan.stages)):
             stage = terms.stages[index]
             if any(task.coefficients is None for task in stage.tasks.values()):
                 stage = on_root(partial(_calibrated, folder, terms, stage, keeper, setting))
-            late = _late_heads(plan, index, origin)
-            if late and position.optimiser is None:
-                start_late_heads(potential, datasets, late, run.seed)
+            if position.optimiser is None:
+                keeper.origin = join(plan, index, potential, datasets, keeper.origin)
+            setting = replace(setting, origin=keeper.origin)
             try:
                 run_stage(setting, stage, index, position, keeper)
             except NotFinite:
@@ -266,13 +267,6 @@ def run_stages(
             keeper.stage_ends(index + 1)
             position = Position(stage=index + 1, epoch=0)
         interrupt.remove()
-
-
-def _late_heads(plan: Plan, index: int, origin: dict[str, Tensor]) -> set[str]:
-    """The new heads that are trained in this stage, and in none before it."""
-    before = {task for stage in plan.stages[:index] for task in stage.active()}
-    names = set(plan.stages[index].active()) - before if index else set()
-    return {name for name in names if not any(n.startswith(f"heads.{name}.") for n in origin)}
 
 
 def _calibrated(

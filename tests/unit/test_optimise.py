@@ -31,6 +31,9 @@ class Rosenbrock:
     def value(self) -> Evaluation:
         return self.gradient()
 
+    def eliminable(self, parameters) -> dict:
+        return {}
+
     def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
         return Preconditioner(
             torch.ones(2).double(), torch.zeros(0, 2).double(), torch.zeros(0).double()
@@ -52,6 +55,9 @@ class Lasso:
 
     def value(self) -> Evaluation:
         return self.gradient()
+
+    def eliminable(self, parameters) -> dict:
+        return {}
 
     def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
         return Preconditioner(

@@ -95,7 +95,7 @@ def test_train_terms_with_rate_almost_zero_are_those_of_the_whole_set(rng):
 
 @pytest.mark.parametrize(
     ("optimizer", "loss"),
-    [("adam", "mse"), ("adam", "l1"), ("lbfgs", "mse"), ("lbfgs", "l1"), ("varpro", "mse")],
+    [("adam", "mse"), ("adam", "l1"), ("lbfgs", "mse"), ("lbfgs", "l1")],
 )
 @pytest.mark.parametrize("hidden", [(), (4, 4)])
 def test_training_lowers_the_loss(rng, optimizer, loss, hidden):

@@ -51,27 +51,19 @@ def _options_agree(context: Context) -> Iterator[Finding]:
 
 @rule(*STAGE_KEYS)
 def _squares(context: Context) -> Iterator[Finding]:
-    """What the optimisers need that solve normal equations."""
+    """What lstsq needs to solve normal equations."""
     for i, stage in planned(context):
-        if stage.optimizer not in ("lstsq", "varpro"):
+        if stage.optimizer != "lstsq":
             continue
         for name, task in stage.active().items():
             if task.loss != "mse":
                 whose = "the loss" if name == TASK else f"the loss of {name}"
-                what = f"{stage.optimizer} minimises squares"
-                message = f"{what}, but {whose} in {stage.name} is {task.loss}"
+                message = f"lstsq minimises squares, but {whose} in {stage.name} is {task.loss}"
                 yield Finding(
                     f"{OPTIONS}/optimizer/{i}", f"{message}; use mse or another optimizer"
                 )
-        bare = bool({"descriptor", "type_embedding"} & set(stage.trainable))
-        if stage.optimizer == "varpro":
-            if not (bare and "readout" in stage.trainable):
-                yield Finding(
-                    f"{OPTIONS}/trainable/{i}",
-                    f"varpro moves descriptor and readout, got {list(stage.trainable)}; "
-                    "change it, or set optimizer to lstsq or lbfgs",
-                )
-        elif bare or not _readouts(stage):
+        bare = {"descriptor", "type_embedding"} & set(stage.trainable)
+        if bare or not _readouts(stage):
             yield Finding(
                 f"{OPTIONS}/trainable/{i}",
                 f"lstsq moves readout, with or without shifts, got {list(stage.trainable)}; "

@@ -19,10 +19,10 @@ from stages.control.heads import tasks_of, terms_of
 from stages.control.rules.tasks import loads
 from stages.control.sections.tasks import Task
 from stages.control.task_sequence import by_task, entry_of
-from stages.plan import GROUPS, WITH_RATE, Stage
+from stages.plan import GROUPS, LINEAR, WITH_RATE, Stage
 
 SHARES = ("task_weight", "task_epochs")
-PARTS = ("readout", "shifts")
+PARTS = ("readout", LINEAR, "shifts")
 """Groups that each head has."""
 
 
@@ -89,7 +89,7 @@ def _trainable(context: Context) -> Iterator[Finding]:
     """Entries of trainable name groups or tasks, each once, and one of them moves."""
     control = context.reading.control
     names = list(tasks_of(control))
-    known = [*GROUPS, *names, *(f"{name}.{part}" for name in names for part in PARTS)]
+    known = [*GROUPS, LINEAR, *names, *(f"{name}.{part}" for name in names for part in PARTS)]
     embedded = control.tasks.type_embedding is not None or loads(context)
     lists = option_lists(control).get("trainable", ())
     for i, groups in enumerate(lists):
@@ -112,12 +112,13 @@ def _trainable(context: Context) -> Iterator[Finding]:
 def _moves(i: int, stage: Stage, tasks: dict[str, Task]) -> Iterator[Finding]:
     """What moves belongs to the whole or to a task that takes part, and moves each of these."""
     where, moving = f"{OPTIONS}/trainable/{i}", set(stage.trainable)
-    heads = {group.split(".")[0] for group in moving} - set(GROUPS)
-    if moving and not moving & set(GROUPS) and not heads & set(stage.active()):
+    whole = {*GROUPS, LINEAR}
+    heads = {group.split(".")[0] for group in moving} - whole
+    if moving and not moving & whole and not heads & set(stage.active()):
         message = f"nothing moves: {', '.join(sorted(heads))} is idle in {stage.name}"
         yield Finding(where, f"{message}; give it a weight, or move more")
         return
-    if moving & set(GROUPS):
+    if moving & whole:
         return
     for name in stage.active():
         if name not in heads and not any(tasks[name].layer_name or ()):

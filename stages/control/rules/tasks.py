@@ -12,10 +12,10 @@ from stages.control.heads import from_file, head_plan, new_head, source_of
 from stages.control.rules.data import no_element
 from stages.control.rules.model import COSTS
 from stages.control.sections.tasks import RANDOM, Task
-from stages.plan import GROUPS, HeadPlan
+from stages.plan import GROUPS, LINEAR, HeadPlan
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-WORDS = (*GROUPS, RANDOM)
+WORDS = (*GROUPS, LINEAR, RANDOM)
 """Names that mean something else."""
 RANKS = {"dipole": 1, "polar": 2}
 """Type of a task → rank of what its atoms carry."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Optimizer = Literal["adam", "lbfgs", "varpro", "lstsq"]
+Optimizer = Literal["adam", "lbfgs", "lstsq"]
 Loss = Literal["mse", "l1", "huber"]
 Weighting = Literal["per_atom_squared", "per_atom", "total"]
 

@@ -26,10 +26,9 @@ class StageOptions(Section):
 
     optimizer: list[Optimizer | None] | None = key(
         None,
-        "`adam`; `lbfgs` on all structures at once with a line search; `varpro`, lbfgs with the "
-        "weights in which the energy is linear solved for at every step (mse only): an epoch costs "
-        "several times as much and few are needed, for linear readouts of one element; "
-        "`lstsq`, the exact ridge solution for these weights, one solve per epoch. Learning "
+        "`adam`; `lbfgs` on all structures at once with a line search, the weights of linear "
+        "readouts solved for at every step (on the CPU, with mse); `lstsq`, the exact ridge "
+        "solution for the weights in which predictions are linear, one solve per epoch. Learning "
         "rates and their schedule are for adam: the others find the length of their steps "
         "themselves. The stages of the default plan are lbfgs.",
         example=["adam", "lbfgs"],
@@ -39,9 +38,11 @@ class StageOptions(Section):
         None,
         "Parameter groups that move: `descriptor` (radial coefficients), `type_embedding`, "
         "`readout`, `shifts` (species energies); of one task: its name, `NAME.readout`, "
-        "`NAME.shifts`.",
+        "`NAME.shifts`. `linear` in place of `readout`: without the networks, which are silent "
+        "until a stage moves them.",
         example=[["descriptor", "readout"], None],
-        otherwise="all; with lstsq readout and shifts",
+        otherwise="all; with lstsq readout and shifts; in the default plan from scratch networks "
+        "from the second stage on",
     )
     energy_weighting: list[Weighting | None] | None = key(
         None,
@@ -67,10 +68,12 @@ class StageOptions(Section):
     pull: list[NotNegative | None] | None = key(
         None,
         "Weight of noise · Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps "
-        "parameters, shifts left out, near those at the start of the run: the fewer the labels "
-        "(numbers), the nearer. The noise is the validation loss before the stage's first step.",
+        "parameters, shifts left out, near those of the loaded model or, where a new network joins "
+        "in, near those with which it does: the fewer the labels (numbers), the nearer. The noise "
+        "is the validation loss before the stage's first step.",
         example=[0.1, None],
-        otherwise="0; in the default plan 0.1 for a pretrained_model, 30 for a reload_model",
+        otherwise="0; in the default plan 0.1 for a pretrained_model, 30 for a reload_model, 0.3 "
+        "for a network from scratch",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
