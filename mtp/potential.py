@@ -259,7 +259,8 @@ class Potential(nn.Module):
     def linear_rows(self, batch: Batch, head: str, shifts: bool = False) -> dict[str, Tensor]:
         """Term → (rows, components, n) or (S, n): derivatives by the weights of the last layer.
 
-        With the shifts removed, the prediction is these rows times ``heads[head].weights``, flat. Terms of atoms that have no label in the batch may be missing.
+        With the shifts removed, the prediction is these rows times ``heads[head].weights``, flat.
+        Terms of atoms that have no label in the batch may be missing.
         shifts: columns for the head's shifts follow, where it has any.
         """
         return self._kind(head).linear_rows(self, batch, head, shifts)

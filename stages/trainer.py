@@ -293,7 +293,8 @@ def move_only(potential: Potential, stage: Stage) -> dict[str, list[Parameter]]:
 
 def moves_network(stage: Stage, head: str) -> bool:
     """Whether a stage trains the hidden layers of a head."""
-    return head in stage.active() and bool({"readout", head, f"{head}.readout"} & {*stage.trainable})
+    wanted = {"readout", head, f"{head}.readout"}
+    return head in stage.active() and bool(wanted & set(stage.trainable))
 
 
 def _portions(effort: dict[str, list[float]]) -> dict[str, dict[str, float]]:

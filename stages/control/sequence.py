@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pretrained.registry import card, names
 from stages.control.defaults import (
     CALIBRATION_EPOCHS,
     CALIBRATION_LR,
@@ -36,12 +37,7 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     """
     section = control.multistage_config
     listed = bool(given_lists(section))
-    starts = {
-        "pretrained_model": control.mtp_config.pretrained_model,
-        "reload_model": control.common_config.reload_model,
-    }
-    pull = next((PULL[key] for key, given in starts.items() if given), None)
-    *stages, calibration = _listed_stages(section) if listed else default_stages(pull)
+    *stages, calibration = _listed_stages(section) if listed else default_stages(_pull(control))
     calibration = replace(
         calibration,
         lr=section.calibration_lr or calibration.lr,
@@ -55,6 +51,14 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
         epochs = share_epochs(control.common_config.total_epoch, _epoch_weights(stages, count))
         stages = [replace(one, epochs=n) for one, n in zip(stages, epochs, strict=True)]
     return tuple(replace(one, schedule=_schedule(one, control, listed)) for one in stages)
+
+
+def _pull(control: ControlFile) -> float | None:
+    """The default pull towards the loaded model; None where there is none."""
+    name = control.mtp_config.pretrained_model
+    if name and name in names():
+        return PULL["network" if card(name).basis["nn_dim_list"] else "linear"]
+    return PULL["reload_model"] if control.common_config.reload_model else None
 
 
 def given_lists(section: MultistageConfig) -> dict[str, list]:

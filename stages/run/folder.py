@@ -89,7 +89,8 @@ def _plain(plan: Plan) -> Any:
 class Keeper:
     """Keeps a run while it is trained: log, checkpoint, last and best model (trainer.Recorder).
 
-    origin: where `pull` draws to.  identity: what must not change until a restart.  provenance: goes into the model files.
+    origin: where `pull` draws to.  identity: what must not change until a restart.
+    provenance: goes into the model files.
     """
 
     def __init__(

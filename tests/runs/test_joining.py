@@ -14,8 +14,8 @@ from stages.plan import HeadPlan, Plan, TaskStage
 from stages.run import folder as run_folder
 from stages.run import joining
 from stages.run import train as run
-from stages.run.loading import adjust_shifts
 from stages.run.joining import join
+from stages.run.loading import adjust_shifts
 from stages.run.start import start_heads, starting_point
 from stages.run.train import read_data, train
 from stages.trainer import move_only
