@@ -109,10 +109,13 @@ def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
 
 
 @torch.no_grad()
-def linear_rows(potential: Potential, batch: Batch, head: str, shifts: bool) -> dict[str, Tensor]:
+def linear_rows(
+    potential: Potential, batch: Batch, head: str, shifts: bool, network: bool
+) -> dict[str, Tensor]:
     """energy (S, n), forces (atoms, 3, n), stress (S, 6, n)."""
     readout, c = potential.heads[head], potential.coefficients_for(potential.table)
-    derivatives = _linear_columns if readout.linear else _network_columns
+    linear = readout.linear or not network
+    derivatives = _linear_columns if linear else _network_columns
     features, forces, virial = derivatives(readout, c, batch, potential.basis)
     rows = {
         "energy": per_structure(features.double(), batch),
@@ -127,7 +130,7 @@ def _linear_columns(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features (atoms, n), and their forces (atoms, 3, n) and virials (atoms, 6, n)."""
     b, forces, virial = operator.columns(c, batch.pairs, basis)
-    unit = readout.features(b.new_ones(1, b.shape[1]), batch.species)
+    unit = readout.linear_unit().to(b.dtype)
     return b * unit, forces * unit, virial * unit
 
 

@@ -170,9 +170,18 @@ class EnergyHead(Head):
         return bool(self.hidden) and not bool(hidden.any())
 
     @property
+    def linear_weights(self) -> Tensor:
+        """(1, n_scalars) those of the last weights that the invariants are multiplied by."""
+        return self.last.weight[:, -len(self.mean) :]
+
+    @property
     def weights(self) -> Tensor:
         """(1, n) what `features` are multiplied by."""
-        return self.last.weight[:, -len(self.mean) :] if self.silent else self.last.weight
+        return self.linear_weights if self.linear else self.last.weight
+
+    def linear_unit(self) -> Tensor:
+        """(n_scalars,) derivatives of the energy by `linear_weights`, over the invariants."""
+        return self.scale * self.step / self.std
 
     def forward(self, b: Tensor, species: Tensor) -> Tensor:
         """(atoms,) energies without the shifts, in eV."""
@@ -181,7 +190,7 @@ class EnergyHead(Head):
     def features(self, b: Tensor, species: Tensor) -> Tensor:
         """(atoms, n) what the last weights are applied to, in eV: e = features·w."""
         if self.linear:
-            return b * (self.scale * self.step / self.std)
+            return b * self.linear_unit()
         species = species.long()
         return (self._hidden(b, species) - self._isolated()[species]) * (self.scale * self.step)
 

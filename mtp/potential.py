@@ -256,14 +256,17 @@ class Potential(nn.Module):
         """
         self._kind(head).backward(self, batch, head, cotangents)
 
-    def linear_rows(self, batch: Batch, head: str, shifts: bool = False) -> dict[str, Tensor]:
+    def linear_rows(
+        self, batch: Batch, head: str, shifts: bool = False, network: bool = True
+    ) -> dict[str, Tensor]:
         """Term → (rows, components, n) or (S, n): derivatives by the weights of the last layer.
 
         With the shifts removed, the prediction is these rows times ``heads[head].weights``, flat.
         Terms of atoms that have no label in the batch may be missing.
         shifts: columns for the head's shifts follow, where it has any.
+        network: False for an energy's network: ``linear_weights`` alone.
         """
-        return self._kind(head).linear_rows(self, batch, head, shifts)
+        return self._kind(head).linear_rows(self, batch, head, shifts, network)
 
     def fit_scale(self, batch: Batch, head: str) -> None:
         """Set the head's scales so that its predictions are as large as the labels of a batch."""

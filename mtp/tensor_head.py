@@ -57,6 +57,8 @@ class TensorHead(Head):
         """What `features` are multiplied by, once flat."""
         return self.last.weight
 
+    linear_weights = weights
+
     def forward(self, rows: Tensor, species: Tensor) -> Tensor:
         """(atoms, components) in float64, shifts included; e·Å or Å³.
 

@@ -95,7 +95,9 @@ def fit_scale(potential: Potential, batch: Batch, head: str) -> None:
 
 
 @torch.no_grad()
-def linear_rows(potential: Potential, batch: Batch, head: str, shifts: bool) -> dict[str, Tensor]:
+def linear_rows(
+    potential: Potential, batch: Batch, head: str, shifts: bool, network: bool
+) -> dict[str, Tensor]:
     """The tensor (S, components, n); of labelled atoms also (atoms, components, n)."""
     whole, atomic = PREDICTED[potential.spec.head(head).kind]
     readout: TensorHead = potential.heads[head]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +17,7 @@ from mtp.terms import TERMS
 from stages.distributed import all_sum, mine, sum_gradients
 from stages.loss import Errors, Sums, cotangents, label_counts, weighted_loss
 from stages.optimisers.curvature import Preconditioner, flat_gradient
+from stages.optimisers.division import Division, divide
 from stages.plan import Stage, TaskStage
 from stages.recorded import Recorded
 from stages.tasks import Draw, TaskData, chunks
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from mtp.geometry import Batch, Geometry
     from mtp.potential import Potential
-
-
-MOST_SOLVED = 1000  # linear weights of a readout: their normal equations take n³ operations
 
 
 class NotFinite(FloatingPointError):
@@ -156,38 +153,13 @@ class Objective:
                 add_to_gradient(parameter, 2 * self.pull * away)
         return value
 
-    def eliminable(self, parameters: list[Parameter]) -> dict[str, list[Parameter]]:
-        """Task → weights and shifts of its linear readout, where an optimiser may solve for them.
+    def division(self, parameters: list[Parameter]) -> Division:
+        """Which numbers a full-batch optimiser searches, and which it solves for."""
+        return divide(self, parameters)
 
-        They must have one minimum for every choice of the other parameters, and it must be cheap:
-        one pass of the CPU kernel gives the forces of all invariants.
-        """
-        mine = {id(p) for p in parameters}
-        lasts = Counter(id(head.last) for head in self.potential.heads.values())
-        on_cpu = parameters[0].device.type == "cpu"
-        found = {}
-        for task in self.shares if on_cpu else ():
-            head = self.potential.heads[task]
-            weight, squares = head.last.weight, self.stage.tasks[task].loss == "mse"
-            alone = lasts[id(head.last)] == 1 and id(weight) in mine
-            if squares and alone and head.linear and head.weights.numel() <= MOST_SOLVED:
-                shifts = getattr(head, "shifts", None)
-                found[task] = [weight, *([shifts] if id(shifts) in mine else [])]
-        solved = sum(map(len, found.values()))
-        return found if solved < len(parameters) else {}
-
-    def preconditioner(
-        self,
-        parameters: list[Parameter],
-        seed: int,
-        damping: float,
-        solved: list[Parameter] | None = None,
-    ) -> Preconditioner:
-        """An approximate inverse of the second derivatives by ``parameters``, of a full batch.
-
-        solved: linear weights that follow the parameters, always minimising the loss.
-        """
-        return Preconditioner.of(self, parameters, seed, damping, solved or [])
+    def preconditioner(self, division: Division, seed: int, damping: float) -> Preconditioner:
+        """An approximate inverse of the second derivatives by what is searched, of a full batch."""
+        return Preconditioner.of(self, division, seed, damping)
 
     def not_finite(self) -> NotFinite:
         """The error for a loss that is not finite, naming the worst frame of the draws."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mtp.geometry import Batch
     from mtp.prediction import Prediction
     from stages.objective import Objective
+    from stages.optimisers.division import Division
 
 SAMPLES = 4  # gradients per parameter at most
 MOST = 1000  # gradients at most
@@ -37,7 +38,6 @@ PASSES = 3  # over the data of a task, more only where they give fewer than LEAS
 LEAST = 100  # gradients of each task
 GROUP = 128  # atoms of one gradient, about; fewer where the task has few
 BISECTIONS = 60
-EXACT = 100  # parameters up to which it is worth while to differentiate by each
 NUGGET = 1e-10  # of weights that are solved for: the data may not determine them all
 FLOOR = 1e-12  # of what is divided by, relative to the largest
 TINY = 1e-200
@@ -60,33 +60,28 @@ class Preconditioner:
 
     @classmethod
     def of(
-        cls,
-        objective: Objective,
-        parameters: list[Parameter],
-        seed: int,
-        damping: float,
-        solved: list[Parameter],
+        cls, objective: Objective, division: Division, seed: int, damping: float
     ) -> Preconditioner:
         """Estimated where the parameters stand, from a seeded choice of frames and cotangents.
 
         damping: added to what the samples ask for themselves, relative to the largest eigenvalue of
         the matrix scaled to a unit diagonal.
-        solved: linear weights that are no variables but follow them (lbfgs.py).
         """
-        n = sum(p.numel() for p in parameters)
-        exact = bool(solved) and n <= EXACT
+        free, parameters, exact = division.free, division.parameters, division.exact
         if exact:
-            rows = roots(exact_matrix(objective, parameters, solved))
+            rows = roots(exact_matrix(objective, division))
         else:
-            rows = samples(objective, [*parameters, *solved], seed)
-        if solved:
-            rows = reduced(rows, n, exact)
+            rows = samples(objective, parameters, seed)
+            rows = torch.cat([rows[:, free], rows[:, division.followers]], 1)
+        if division.solved:
+            rows = reduced(rows, len(free), exact)
         diagonal = rows.square().sum(0)
         diagonal.clamp_(min=FLOOR * max(float(diagonal.max()), TINY))
         scaled = rows * diagonal.rsqrt()
         largest = float(spectrum(scaled)[0][-1])
-        asked = 0.0 if exact else _asked(scaled, blocks(objective, parameters))
-        root = ((asked + damping * largest) * diagonal + _pull(objective, parameters)).rsqrt()
+        asked = 0.0 if exact else _asked(scaled, blocks(objective, division))
+        pull = _pull(objective, parameters)[free]
+        root = ((asked + damping * largest) * diagonal + pull).rsqrt()
         values, vectors, _ = spectrum(rows * root)
         found = [root, vectors, values / (1 + values)]
         same(found)
@@ -139,19 +134,20 @@ def _asked(scaled: Tensor, columns: list[Tensor]) -> Tensor:
     return asked
 
 
-def blocks(objective: Objective, parameters: list[Parameter]) -> list[Tensor]:
-    """Numbers of the parameters of the descriptor and of each head, as far as they are moved."""
+def blocks(objective: Objective, division: Division) -> list[Tensor]:
+    """Of what is searched, the numbers of the descriptor and of each head."""
     of = {
         id(p): head
         for (head, _), group in reversed(objective.potential.groups().items())
         for p in group
     }
-    heads = [of[id(p)] for p in parameters]
-    sizes = torch.tensor([p.numel() for p in parameters], device=parameters[0].device)
+    heads = [of[id(p)] for p in division.parameters]
     kinds = {head: k for k, head in enumerate(dict.fromkeys(heads))}
-    kind = torch.tensor([kinds[head] for head in heads], device=sizes.device)
-    kind = kind.repeat_interleave(sizes, output_size=sum(p.numel() for p in parameters))
-    return [(kind == k).nonzero()[:, 0] for k in kinds.values()]
+    sizes = [p.numel() for p in division.parameters]
+    kind = np.repeat([kinds[head] for head in heads], sizes)
+    kind = torch.from_numpy(kind).to(division.free.device)[division.free]
+    found = [(kind == k).nonzero()[:, 0] for k in kinds.values()]
+    return [block for block in found if len(block)]
 
 
 def reduced(rows: Tensor, n: int, exact: bool) -> Tensor:
@@ -183,37 +179,34 @@ def roots(matrix: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def exact_matrix(
-    objective: Objective, parameters: list[Parameter], solved: list[Parameter]
-) -> Tensor:
-    """The Gauss-Newton matrix itself: columns by differences, those of linear weights by passes."""
-    n = sum(p.numel() for p in parameters)
-    place, size = {}, n
-    for p in solved:
-        place[id(p)] = slice(size, size + p.numel())
-        size += p.numel()
-    matrix = torch.zeros(size, size, dtype=torch.float64, device=parameters[0].device)
+def exact_matrix(objective: Objective, division: Division) -> Tensor:
+    """The Gauss-Newton matrix itself: columns by differences, those of linear weights by passes.
+
+    First what is searched, then the weights and shifts of each task.
+    """
+    n, size, place = len(division.free), len(division.free), {}
+    for task, shifts in division.solved.items():
+        head = objective.potential.heads[task]
+        count = head.linear_weights.numel() + (head.shifts.numel() if shifts else 0)
+        place[task] = torch.arange(size, size + count)
+        size += count
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=division.free.device)
     for draw, batch in objective.batches():
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
-        head = objective.potential.heads[draw.task]
         here = objective.potential.predict(batch, draw.task)
         errors = Errors.of(here, batch)
         normaliser = data.normaliser(data.counts).to(errors.atoms.device)
         squares = curvature_weights(errors, task, normaliser)
-        mine = [p for p in (head.last.weight, head.shifts) if id(p) in place]
-        rows = {}
-        if mine:
-            rows = objective.potential.linear_rows(batch, draw.task, shifts=len(mine) > 1)
-        moved = _differences(objective, parameters, batch, draw.task, here)
-        where = [torch.arange(n), *(torch.arange(size)[place[id(p)]] for p in mine)]
-        if mine:  # a silent network's weights have no columns
-            where[1] = where[1][-head.weights.numel() :]
-        where = torch.cat(where)
+        moved = _differences(objective, division.searched, batch, draw.task, here)
+        where, columns = torch.arange(n), moved
+        if draw.task in place:
+            shifts = division.solved[draw.task]
+            rows = objective.potential.linear_rows(batch, draw.task, shifts, network=False)
+            where = torch.cat([where, place[draw.task]])
+            columns = {k: torch.cat([moved[k], rows[k].double()], -1) for k in squares}
         for term, weight in squares.items():
-            columns = [moved[term], *([rows[term].double()] if mine else [])]
-            joined = torch.cat(columns, -1).flatten(0, -2)
             scale = (objective.shares[draw.task] * weight).sqrt().flatten()
-            joined = joined * scale[:, None]
+            joined = columns[term].flatten(0, -2) * scale[:, None]
             matrix[where[:, None], where] += joined.T @ joined
     (matrix,) = all_sum([matrix])
     return matrix

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stages.objective import Evaluation, Objective
-from stages.optimisers.curvature import EXACT, Preconditioner, flat_gradient
+from stages.optimisers.curvature import Preconditioner, flat_gradient
+from stages.optimisers.division import Division
 from stages.optimisers.least_squares import solve
 from stages.plan import Stage
 from stages.say import say
@@ -39,18 +40,18 @@ class LBFGS:
     too, or when ten iterations win next to nothing, the stage has converged and further steps
     change nothing.
 
-    The weights of linear readouts are no variables of the search: they are solved for at every
-    point (variable projection; Golub & Pereyra, SIAM J. Numer. Anal. 10, 413, 1973). With w*(c)
-    those that minimise the loss L for the other parameters c, c → L(c, w*(c)) is far easier to
-    descend than L(c, w). Its gradient is the derivative of L by c alone, its Gauss-Newton matrix
-    the Schur complement of the whole one.
+    The weights of linear readouts, and of the linear part beside a network, are no variables of the
+    search: they are solved for at every point (variable projection; Golub & Pereyra, SIAM J. Numer.
+    Anal. 10, 413, 1973). With w*(c) those that minimise the loss L for the other parameters c,
+    c → L(c, w*(c)) is far easier to descend than L(c, w). Its gradient is the derivative of L by c
+    alone, its Gauss-Newton matrix the Schur complement of the whole one.
     """
 
     full_batch = True
 
     def __init__(self, groups: dict[str, list[Parameter]], stage: Stage) -> None:
         self.parameters = [p for group in groups.values() for p in group]
-        self.solved: dict[str, list[Parameter]] | None = None  # task → what follows from the others
+        self.division: Division | None = None
         size = sum(p.numel() for p in self.parameters)
         self.history = max(5, min(HISTORY, NUMBERS // (2 * max(size, 1))))
         self.steps: list[Tensor] = []
@@ -65,8 +66,10 @@ class LBFGS:
 
     def step(self, objective: Objective, lr: float) -> Evaluation:
         """Move to a point of lower loss; returns the loss there."""
-        if self.solved is None:
-            self._divide(objective)
+        if self.division is None:
+            self.division = objective.division(self.parameters)
+            if self.division.solved:
+                self.damping = max(self.damping, REDUCED_DAMPING)
         if self.here is None:
             self.here = self._evaluate(objective, self._get(), 0.0, None)
             if not self.here.finite:
@@ -85,17 +88,6 @@ class LBFGS:
         self._watch(found.value)
         return found.evaluation
 
-    def _divide(self, objective: Objective) -> None:
-        """The parameters that are solved for, and those that are left to the search."""
-        self.solved = objective.eliminable(self.parameters)
-        gone = {id(p) for p in self._followers()}
-        self.parameters = [p for p in self.parameters if id(p) not in gone]
-        if self.solved:
-            self.damping = max(self.damping, REDUCED_DAMPING)
-
-    def _followers(self) -> list[Parameter]:
-        return [p for parameters in (self.solved or {}).values() for p in parameters]
-
     def _watch(self, value: float) -> None:
         """Whether the last iterations were worth their while."""
         self.recent = [*self.recent, value][-PATIENCE - 1 :]
@@ -112,16 +104,14 @@ class LBFGS:
 
     def _stale(self) -> bool:
         """Whether the Gauss-Newton matrix is to be estimated before this iteration."""
-        if self.solved:
-            exact = sum(p.numel() for p in self.parameters) <= EXACT
-            return self.iterations % (REDUCED_REFRESH_EXACT if exact else REDUCED_REFRESH) == 0
+        if self.division.solved:
+            every = REDUCED_REFRESH_EXACT if self.division.exact else REDUCED_REFRESH
+            return self.iterations % every == 0
         return self.iterations in EARLY or self.iterations % REFRESH == 0
 
     def _estimate(self, objective: Objective) -> None:
-        self.inverse = objective.preconditioner(
-            self.parameters, self.iterations, self.damping, self._followers()
-        )
-        if self.solved:
+        self.inverse = objective.preconditioner(self.division, self.iterations, self.damping)
+        if self.division.solved:
             self.steps, self.changes = [], []
 
     def _search(self, objective: Objective, origin: Tensor) -> Point | None:
@@ -173,26 +163,28 @@ class LBFGS:
         self, objective: Objective, x: Tensor, t: float, direction: Tensor | None
     ) -> Point:
         self._set(x)
-        if self.solved:  # a ridge towards where they stand: else the gradient is not the loss's
-            shifts = {task: len(parameters) > 1 for task, parameters in self.solved.items()}
-            solve(objective, shifts, SOLVE_RIDGE, stay=True)
+        if self.division.solved:
+            # a ridge towards where they stand: else the gradient is not the loss's
+            solve(objective, self.division.solved, SOLVE_RIDGE, eliminate=True)
         evaluation = objective.gradient()
-        gradient = flat_gradient(self.parameters)
+        gradient = flat_gradient(self.parameters)[self.division.free]
         slope = 0.0 if direction is None else float(direction @ gradient)
         return Point(t, float(evaluation.value), slope, gradient, evaluation, self._state())
 
     def _state(self) -> Tensor:
         """What `_restore` needs to come back to where all parameters stand."""
-        return flat([*self.parameters, *self._followers()])
-
-    def _restore(self, state: Tensor) -> None:
-        assign([*self.parameters, *self._followers()], state)
-
-    def _get(self) -> Tensor:
         return flat(self.parameters)
 
+    def _restore(self, state: Tensor) -> None:
+        assign(self.parameters, state)
+
+    def _get(self) -> Tensor:
+        return flat(self.parameters)[self.division.free]
+
     def _set(self, x: Tensor) -> None:
-        assign(self.parameters, x)
+        values = flat(self.parameters)
+        values[self.division.free] = x
+        assign(self.parameters, values)
 
     def state_dict(self) -> dict[str, Any]:
         here = self.here

@@ -52,21 +52,22 @@ class LeastSquares:
 
 
 def solve(
-    objective: Objective, shifts: Mapping[str, bool], ridge: float, stay: bool = False
+    objective: Objective, shifts: Mapping[str, bool], ridge: float, eliminate: bool = False
 ) -> bool:
     """Solve for the linear weights of these tasks, and for the shifts of those that are true.
 
-    stay: the ridge pulls weights, like shifts, towards where they stand instead of to zero.
+    eliminate: of a network for the linear part only, and the ridge pulls weights, like shifts,
+    towards where they stand instead of to zero.
     Returns whether there was anything finite to solve; nothing is changed where there was not.
     """
     for task, its_shifts in shifts.items():
         head = objective.potential.heads[task]
-        weight = head.weights.detach()  # a view
-        matrix, slope = normal_equations(objective, task, its_shifts)
+        weight = (head.linear_weights if eliminate else head.weights).detach()  # a view
+        matrix, slope = normal_equations(objective, task, its_shifts, network=not eliminate)
         if not (torch.isfinite(slope).all() and torch.isfinite(matrix).all()):
             return False
         origin = torch.zeros_like(slope)
-        if not stay:
+        if not eliminate:
             origin[: weight.numel()] = -weight.detach().double().flatten()
         change = origin + ridge_solve(matrix, -slope - matrix @ origin, ridge)
         same([change])
@@ -77,11 +78,13 @@ def solve(
     return True
 
 
-def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Tensor, Tensor]:
+def normal_equations(
+    objective: Objective, task: str, shifts: bool, network: bool = True
+) -> tuple[Tensor, Tensor]:
     """Half the second and first derivatives of a task's loss by its linear weights.
 
     Returns (n, n) and (n,) in float64, taken where the parameters stand; n counts the linear
-    weights and, with ``shifts``, one shift per species after them.
+    weights and, with ``shifts``, one shift per species after them.  network: see `linear_rows`.
     """
     matrix = slope = None
     data = objective.data[task]
@@ -90,7 +93,7 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
         if draw.task != task:
             continue
         errors = Errors.of(objective.potential.predict(batch, task), batch)
-        columns = objective.potential.linear_rows(batch, task, shifts)
+        columns = objective.potential.linear_rows(batch, task, shifts, network)
         if matrix is None:
             n = next(iter(columns.values())).shape[-1]
             matrix, slope = errors.atoms.new_zeros(n, n), errors.atoms.new_zeros(n)
@@ -100,7 +103,7 @@ def normal_equations(objective: Objective, task: str, shifts: bool) -> tuple[Ten
             slope += weighted.T @ error
     matrix, slope = all_sum([matrix, slope])
     head = objective.potential.heads[task]
-    weight = head.weights.detach().double().flatten()
+    weight = (head.weights if network else head.linear_weights).detach().double().flatten()
     for parameter, origin in objective.pulled():
         if parameter is head.last.weight:
             matrix.diagonal()[: len(weight)] += objective.pull

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import stages.optimisers.curvature as curvature
 from stages.objective import Objective
 from stages.optimisers.adam import OPTIMISERS
+from stages.optimisers.division import Division
 from stages.optimisers.least_squares import normal_equations
 from stages.tasks import Draw, TaskData
 from tests.training import geometry, groups, potential, stage, structures
@@ -46,9 +47,12 @@ def test_samples_add_up_to_the_exact_matrix(objective, monkeypatch):
     monkeypatch.setattr(curvature, "MOST", 10**6)
     monkeypatch.setattr(curvature, "NUMBERS", 10**9)
     head = objective.potential.heads["default"]
-    solved = [head.last.weight, head.shifts]
-    exact = curvature.exact_matrix(objective, [objective.potential.radial], solved)
-    rows = curvature.samples(objective, [objective.potential.radial, *solved], 0)
+    parameters = [objective.potential.radial, head.last.weight, head.shifts]
+    division = objective.division(parameters)
+    assert division.solved == {"default": True}
+    assert len(division.free) == objective.potential.radial.numel()
+    exact = curvature.exact_matrix(objective, division)
+    rows = curvature.samples(objective, parameters, 0)
     total = rows.T @ rows
     scale = exact.diagonal().sqrt().clamp_min(1e-12)
     assert_close(total / scale / scale[:, None], exact / scale / scale[:, None], rtol=0, atol=0.1)
@@ -74,7 +78,7 @@ def test_eliminated_weights_are_at_their_minimum_and_lower_the_loss_faster(objec
         return values[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.objective.MOST_SOLVED", 0)
+        patch.setattr("stages.optimisers.division.MOST_SOLVED", 0)
         with_all = lowest()
     eliminated = lowest()
     assert eliminated < 0.9 * with_all
@@ -101,10 +105,11 @@ def test_inverse_is_that_of_the_damped_samples(objective, monkeypatch):
     diagonal = rows.square().sum(0).clamp_min(1e-12 * float(rows.square().sum(0).max()))
     scaled = rows * diagonal.rsqrt()
     damping = torch.full((n,), 1e-3 * float(curvature.spectrum(scaled)[0][-1])).double()
-    for block in curvature.blocks(objective, parameters):
+    whole = Division.whole(parameters)
+    for block in curvature.blocks(objective, whole):
         values, _, parts = curvature.spectrum(scaled[:, block])
         damping[block] += curvature.balanced_damping(values, parts)
-    inverse = objective.preconditioner(parameters, 7, 1e-3, [])
+    inverse = objective.preconditioner(whole, 7, 1e-3)
     vector = torch.randn(n, dtype=torch.float64)
     there = rows.T @ (rows @ inverse(vector)) + damping * diagonal * inverse(vector)
     assert_close(there, vector, rtol=1e-6, atol=1e-6 * float(vector.abs().max()))
@@ -144,15 +149,20 @@ def test_lbfgs_needs_few_iterations_for_a_linear_problem(objective):
 def test_every_head_asks_for_its_own_damping(objective):
     model = objective.potential
     parameters = list(model.parameters())
-    blocks = curvature.blocks(objective, parameters)
+    blocks = curvature.blocks(objective, Division.whole(parameters))
     n = sum(p.numel() for p in parameters)
     assert sorted(torch.cat(blocks).tolist()) == list(range(n))
     assert sorted(map(len, blocks)) == sorted([model.radial.numel(), n - model.radial.numel()])
 
 
+@pytest.mark.parametrize("hidden", [(), (4,)])
 @pytest.mark.parametrize("pull", [0.0, 3.0])
-def test_gradient_is_that_of_the_loss_with_the_weights_that_follow(objective, pull):
-    """As a ridge towards zero does not give it: near the end no step would lower the loss."""
+def test_gradient_is_that_of_the_loss_with_the_weights_that_follow(objective, pull, hidden):
+    """As a ridge towards zero does not give it: near the end no step would lower the loss.
+
+    Beside a network the linear part follows.
+    """
+    objective = replace(objective, potential=potential(hidden))
     named = objective.potential.named_parameters()
     origin = {name: p.detach().clone() for name, p in named if not name.endswith("shifts")}
     objective = replace(objective, stage=replace(objective.stage, pull=pull), origin=origin)

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from stages.objective import Evaluation, NotFinite, Objective
 from stages.optimisers.adam import OPTIMISERS, Average
 from stages.optimisers.curvature import Preconditioner
+from stages.optimisers.division import Division
 from stages.optimisers.least_squares import ridge_solve
 from stages.plan import coefficients
 from stages.tasks import Draw
@@ -31,10 +32,10 @@ class Rosenbrock:
     def value(self) -> Evaluation:
         return self.gradient()
 
-    def eliminable(self, parameters) -> dict:
-        return {}
+    def division(self, parameters) -> Division:
+        return Division.whole(parameters)
 
-    def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
+    def preconditioner(self, division, seed, damping) -> Preconditioner:
         return Preconditioner(
             torch.ones(2).double(), torch.zeros(0, 2).double(), torch.zeros(0).double()
         )
@@ -56,10 +57,10 @@ class Lasso:
     def value(self) -> Evaluation:
         return self.gradient()
 
-    def eliminable(self, parameters) -> dict:
-        return {}
+    def division(self, parameters) -> Division:
+        return Division.whole(parameters)
 
-    def preconditioner(self, parameters, seed, damping, solved) -> Preconditioner:
+    def preconditioner(self, division, seed, damping) -> Preconditioner:
         return Preconditioner(
             torch.ones(2).double(), torch.zeros(0, 2).double(), torch.zeros(0).double()
         )
