@@ -6,7 +6,7 @@ Each entry is one run of the public command, `mtp-train`, in a process of its ow
 three sizes, linear and neural readout, nothing else changed but the cutoff. Finished entries stay
 in results/accuracy.json and are skipped the next time (--again trains them anew), so the work can
 be spread over several calls. --curve trains silicon with shares and multiples of the usual epochs,
-by the default plan, and some epochs by varpro.
+by the default plan, and by one stage with the coefficients of its second one.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ def lists(
     }
 
 
-VARPRO = lists([24], [(100.0, 1.0, 100.0)], ["varpro"], 0)
-"""One stage with the coefficients of the default plan's second one."""
-PLANS: dict[str, dict[str, Any]] = {"default": {}, "varpro": VARPRO}
-CURVE = {"default": (20, 40, 80, 160, 320, 640), "varpro": (6, 12, 24, 48)}
+ONE_STAGE = lists([320], [(100.0, 1.0, 100.0)], ["lbfgs"], 0)
+PLANS: dict[str, dict[str, Any]] = {"default": {}, "one stage": ONE_STAGE}
+CURVE = {"default": (20, 40, 80, 160, 320), "one stage": (6, 12, 24, 48, 96)}
 """Plan → epochs."""
 
 

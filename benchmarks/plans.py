@@ -1,4 +1,4 @@
-"""Plans of stages compared: the same data and model and, but for varpro, number of epochs.
+"""Plans of stages compared: the same data, model and number of epochs.
 
     python -m benchmarks.plans [--quick]
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import VARPRO, finished, lists, one_run, same
+from benchmarks.accuracy import ONE_STAGE, finished, lists, one_run, same
 from benchmarks.common import ROOT, arguments, record
 
 FIRST, LATER = (1.0, 1.0, 1.0), (100.0, 1.0, 100.0)
@@ -22,14 +22,20 @@ PLANS: dict[str, dict[str, Any]] = {
     "LightPFP's example, L-BFGS": lists([80, 160], LIGHT_PFP, ["lbfgs", "lbfgs"], 80),
     "Adam, then L-BFGS": lists([80, 160], [FIRST, LATER], ["adam", "lbfgs"], 80),
     "without calibration": lists([80, 240], [FIRST, LATER], ["lbfgs", "lbfgs"], 0),
-    "one stage": lists([320], [LATER], ["lbfgs"], 0),
-    "one stage of 24 epochs, varpro": VARPRO,
+    "one stage": ONE_STAGE,
 }
+NETWORK = {
+    "networks from the first stage on": {
+        "stage_options": {"trainable": [["descriptor", "readout", "shifts"]] * 2, "pull": [0, 0]}
+    },
+    "no pull": {"stage_options": {"pull": [0, 0]}},
+}
+"""Further plans for networks."""
 CASES = {
     ("Si", "12", "linear"): list(PLANS),
-    ("Si", "16", "linear"): ["default", "one stage of 24 epochs, varpro"],
-    ("Si", "SMALL", "NN"): [name for name in PLANS if "varpro" not in name],
+    ("Si", "SMALL", "NN"): [*PLANS, *NETWORK],
     ("ethanol", "SMALL", "linear"): list(PLANS),
+    ("ethanol", "SMALL", "NN"): ["default", *NETWORK],
 }
 """Set, size and readout → plans."""
 
@@ -46,7 +52,7 @@ def main() -> None:
             entry = dict(zip(("set", "size", "readout"), case, strict=True)) | {"plan": name}
             if any(same(entry, row) for row in results):
                 continue
-            results.append(one_run(entry, options, PLANS[name]))
+            results.append(one_run(entry, options, (PLANS | NETWORK)[name]))
             record("plans", results, options.quick)
 
 
