@@ -21,6 +21,7 @@ from stages.run.start import (
     silent_at_first,
     start_heads,
 )
+from stages.say import say
 from stages.trainer import moves_network
 
 Data = dict[str, Dataset]
@@ -44,6 +45,8 @@ def join(
     if not networks:
         return origin
     _changed(potential, plan, lambda copy, rng: _start_networks(copy, datasets, networks, rng))
+    whose = "" if len(heads) == 1 else f" of {', '.join(networks)}"
+    say(f"{stage.name}: the network{whose} joins the linear readout")
     here = {
         name: parameter.detach().clone()
         for name, parameter in potential.named_parameters()

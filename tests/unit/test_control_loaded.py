@@ -16,7 +16,7 @@ from stages.control.reader import read_control
 from stages.control.resolve import resolve
 from stages.control.schema import ControlFile
 from stages.control.sequence import stage_sequence
-from stages.plan import DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
+from stages.plan import LINEAR, DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
 from stages.plan_text import describe_plan
 
 ENER = HeadSpec("water_ener", hidden=(4, 4), activation="silu", timestep=True)
@@ -208,14 +208,22 @@ def test_a_file_that_is_no_model(tmp_path: Path, loaded: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "pull"), [({}, 0.0), ({"reload_model": "m"}, 30.0), ({"pretrained_model": "m"}, 0.1)]
+    ("start", "pull"),
+    [
+        ({}, 0.3),  # where a network joins in
+        ({"reload_model": "m"}, 30.0),
+        ({"pretrained_model": "ALL_ELEMENTS_SMALL_NN_6"}, 0.03),
+        ({"pretrained_model": "ALL_ELEMENTS_SMALL_6"}, 0.003),
+    ],
 )
 def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull: float) -> None:
     control = ControlFile()
     common = control.common_config.model_copy(update={"reload_model": start.get("reload_model")})
     mtp = control.mtp_config.model_copy(update={"pretrained_model": start.get("pretrained_model")})
     control = control.model_copy(update={"common_config": common, "mtp_config": mtp})
-    assert [stage.pull for stage in stage_sequence(control)] == [pull] * 3
+    stages = stage_sequence(control)
+    assert [stage.pull for stage in stages] == [pull] * 3
+    assert (LINEAR in stages[0].trainable) == (not start)
 
 
 def test_e0_of_a_loaded_head_is_warned_of(tmp_path: Path, loaded: Any) -> None:

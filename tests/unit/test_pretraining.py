@@ -103,5 +103,4 @@ def test_default_plan_of_a_loaded_model_pulls_towards_it(tmp_path: Path) -> None
         path.write_text(json.dumps(start))
         plan = resolve(read_control(path), need_data=False)
         pulls.append([one.pull for one in plan.stages])
-    assert all(pull == 0 for pull in pulls[0])
-    assert all(pull > 0 for pull in pulls[1])
+    assert all(b > 10 * a for a, b in zip(*pulls, strict=True))

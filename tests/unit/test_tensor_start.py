@@ -111,7 +111,7 @@ def test_least_squares_finds_the_truth(head: HeadSpec, which: tuple[int, ...], r
     task = TaskData.of(everything, geometry(student, []), PREDICTED[head.kind])
     draws = [Draw("t", indices) for indices in np.array_split(np.arange(len(everything)), 4)]
     objective = Objective(student, plan, {"t": task}, draws, {"t": 1.0})
-    solved = LeastSquares({"readout": [], "shifts": []}, plan).step(objective, 1.0)
+    solved = LeastSquares({"shifts": [module.shifts]}, plan).step(objective, 1.0)
     first = PREDICTED[head.kind][which[0]]
     size = sum(np.square(frame.label(first)).mean() for frame in data)
     assert solved.value < 1e-12 * size

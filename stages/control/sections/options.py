@@ -72,8 +72,8 @@ class StageOptions(Section):
         "in, near those with which it does: the fewer the labels (numbers), the nearer. The noise "
         "is the validation loss before the stage's first step.",
         example=[0.1, None],
-        otherwise="0; in the default plan 0.1 for a pretrained_model, 30 for a reload_model, 0.3 "
-        "for a network from scratch",
+        otherwise="0; in the default plan 0.003 for a linear pretrained_model, 0.03 for one with "
+        "networks, 30 for a reload_model, 0.3 for a network from scratch",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
