@@ -13,6 +13,7 @@ rest (`balanced_damping`).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from stages.distributed import all_sum, rank, same, size
+from stages.distributed import all_sum, mine, rank, same, size
 from stages.loss import Errors, curvature_weights
-from stages.tasks import Draw
+from stages.tasks import Draw, chunks
 
 if TYPE_CHECKING:
     from mtp.geometry import Batch
@@ -37,6 +38,7 @@ NUMBERS = 16_000_000  # at most so many numbers in them
 PASSES = 3  # over the data of a task, more only where they give fewer than LEAST gradients
 LEAST = 100  # gradients of each task
 GROUP = 128  # atoms of one gradient, about; fewer where the task has few
+ENOUGH = 4096  # atoms of a task that determine the exact matrix of a few parameters
 BISECTIONS = 60
 NUGGET = 1e-10  # of weights that are solved for: the data may not determine them all
 FLOOR = 1e-12  # of what is divided by, relative to the largest
@@ -69,7 +71,7 @@ class Preconditioner:
         """
         free, parameters, exact = division.free, division.parameters, division.exact
         if exact:
-            rows = roots(exact_matrix(objective, division))
+            rows = roots(exact_matrix(objective, division, seed))
         else:
             rows = samples(objective, parameters, seed)
             rows = torch.cat([rows[:, free], rows[:, division.followers]], 1)
@@ -179,10 +181,11 @@ def roots(matrix: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def exact_matrix(objective: Objective, division: Division) -> Tensor:
+def exact_matrix(objective: Objective, division: Division, seed: int) -> Tensor:
     """The Gauss-Newton matrix itself: columns by differences, those of linear weights by passes.
 
-    First what is searched, then the weights and shifts of each task.
+    First what is searched, then the weights and shifts of each task. Of large sets a seeded choice
+    of frames stands for all.
     """
     n, size, place = len(division.free), len(division.free), {}
     for task, shifts in division.solved.items():
@@ -191,8 +194,9 @@ def exact_matrix(objective: Objective, division: Division) -> Tensor:
         place[task] = torch.arange(size, size + count)
         size += count
     matrix = torch.zeros(size, size, dtype=torch.float64, device=division.free.device)
-    for draw, batch in objective.batches():
+    for draw, share in _some(objective, seed):
         task, data = objective.stage.tasks[draw.task], objective.data[draw.task]
+        batch = data.train.batch(mine(draw.indices, data.train.costs))
         here = objective.potential.predict(batch, draw.task)
         errors = Errors.of(here, batch)
         normaliser = data.normaliser(data.counts).to(errors.atoms.device)
@@ -205,11 +209,23 @@ def exact_matrix(objective: Objective, division: Division) -> Tensor:
             where = torch.cat([where, place[draw.task]])
             columns = {k: torch.cat([moved[k], rows[k].double()], -1) for k in squares}
         for term, weight in squares.items():
-            scale = (objective.shares[draw.task] * weight).sqrt().flatten()
+            scale = (share * objective.shares[draw.task] * weight).sqrt().flatten()
             joined = columns[term].flatten(0, -2) * scale[:, None]
             matrix[where[:, None], where] += joined.T @ joined
     (matrix,) = all_sum([matrix])
     return matrix
+
+
+def _some(objective: Objective, seed: int) -> Iterator[tuple[Draw, float]]:
+    """Frames of every task, in parts, and how many frames each of them stands for."""
+    rng = np.random.default_rng(seed)
+    for task in objective.shares:
+        frames = np.concatenate([d.indices for d in objective.draws if d.task == task])
+        atoms = objective.data[task].train.n_atoms
+        order = rng.permutation(frames)
+        chosen = np.sort(order[: 1 + np.searchsorted(np.cumsum(atoms[order]), ENOUGH)])
+        for part in chunks(atoms[chosen]):
+            yield Draw(task, chosen[part]), len(frames) / len(chosen)
 
 
 def _differences(
