@@ -46,12 +46,14 @@ def _train(options: argparse.Namespace) -> None:
     from stages.control.reader import read_control
     from stages.control.resolve import resolve
 
+    reading = read_control(options.control)
+    several = len(reading.control.tasks.named) > 1  # their files can stand nowhere else
     plan = resolve(
-        read_control(options.control),
+        reading,
         data=options.data,
         test=options.test,
         strict=options.strict,
-        need_data=not options.check,
+        need_data=several or not options.check,
     )
     for line in plan.warnings:
         warn(line)

@@ -317,6 +317,13 @@ def test_conversions_that_do_not_exist(tmp_path: Path, capsys: Any) -> None:
     assert "a model goes from .safetensors to .mtp" in capsys.readouterr().err
 
 
+def test_check_of_several_tasks_wants_their_data(refused: Any) -> None:
+    """Those of a single task may come from the command line."""
+    (a, b) = refused(json.dumps({"tasks": {"a": {}, "b": {}}}), "--check")
+    assert "/tasks/a/data/files: no data of a" in a
+    assert "/tasks/b/data/files: no data of b" in b
+
+
 def test_check_prints_the_plan(capsys: Any) -> None:
     assert train_main([str(ROOT / "configs" / "minimal.json"), "--check"]) == 0
     out, err = capsys.readouterr()

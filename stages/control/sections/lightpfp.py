@@ -141,8 +141,9 @@ class MultistageConfig(Section):
     )
     use_calib_stage: bool = key(
         True,
-        "Add a last stage whose coefficients make energy, forces and stress contribute equally, "
-        "computed from the log of the stage before. Its loss is that of the stage before.",
+        "Add a last stage whose coefficients make energy, forces and stress contribute equally "
+        "(in the default plan 1 : 4 : 1; `calibration_target`), computed from the log of the stage "
+        "before. Its loss is that of the stage before.",
         example=False,
     )
     calibration_lr: float | None = key(
