@@ -52,8 +52,8 @@ class Objective:
     """Σ over tasks of share · loss of the drawn training frames.
 
     Minibatches hold one draw with share 1; full-batch stages hold every frame of every task.
-    origin: name of a parameter → where the stage's ``pull`` draws it to, a loaded model or where a
-    network joined in; added to the loss is
+    origin: name of a parameter → where the stage's ``pull`` draws it to: a loaded model, the first
+    parameters or those with which a network joined in. Added to the loss is
     pull · noise / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior of
     variance 1 / pull beside data of variance ``noise``. It counts less the more data there are.
     recorded: does batches on a GPU as graphs.

@@ -58,8 +58,9 @@ PULL = {"linear": 0.003, "network": 0.03, "reload_model": 30.0}
 materials, has far to go, the farther the fewer parameters it has; a model of one's own is near
 (docs/benchmarks.md, "Fine-tuning")."""
 
-NETWORK_PULL = 0.3
-"""Pull towards the linear potential that a network joins."""
+START_PULL = 0.03
+"""Pull from scratch, towards the start and the linear potential that a network joins: ten
+structures of an alloy leave pairs of elements undetermined."""
 
 WITHOUT_NETWORKS = tuple(LINEAR if group == "readout" else group for group in GROUPS)
 
@@ -82,7 +83,7 @@ def default_stages(pull: float | None = None) -> tuple[Stage, ...]:
         stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
         replace(calibration, calibration_target={TASK: coefficients(1 / 6, 2 / 3, 1 / 6)}),
     )
-    return tuple(replace(one, pull=NETWORK_PULL if pull is None else pull) for one in stages)
+    return tuple(replace(one, pull=START_PULL if pull is None else pull) for one in stages)
 
 
 def default_trainable(optimizer: str) -> tuple[str, ...]:

@@ -32,37 +32,40 @@ def join(
 ) -> dict[str, Tensor]:
     """Start what joins in at a stage, on the descriptor that the stages before have trained.
 
-    Returns the origin of `pull`: with a network, all parameters that have none get the values with
-    which it joins in (docs/theory.md, "Networks").
+    Returns the origin of `pull`: with a network, all parameters that come from no file get the
+    values with which it joins in (docs/theory.md, "Networks").
     """
     stage = plan.stages[index]
-    late = _late_heads(plan, index, origin)
+    loaded = origin if plan.model.pretrained_model or plan.model.reload_model else {}
+    late = _late_heads(plan, index, loaded)
     if late:
         silent = silent_at_first(plan)
         _changed(potential, plan, lambda copy, rng: start_heads(copy, datasets, late, silent, rng))
     heads = potential.heads
     networks = [n for n in stage.active() if moves_network(stage, n) and heads[n].untrained]
-    if not networks:
+    if not networks and not late:
         return origin
-    _changed(potential, plan, lambda copy, rng: _start_networks(copy, datasets, networks, rng))
-    whose = "" if len(heads) == 1 else f" of {', '.join(networks)}"
-    say(f"{stage.name}: the network{whose} joins the linear readout")
+    if networks:
+        _changed(potential, plan, lambda copy, rng: _start_networks(copy, datasets, networks, rng))
+        whose = "" if len(heads) == 1 else f" of {', '.join(networks)}"
+        say(f"{stage.name}: the network{whose} joins the linear readout")
+    new = tuple(f"heads.{name}." for name in late)
     here = {
         name: parameter.detach().clone()
         for name, parameter in potential.named_parameters()
-        if not name.endswith(".shifts")
+        if not name.endswith(".shifts") and (networks or name.startswith(new))
     }
-    return here | origin
+    return origin | here | loaded
 
 
-def _late_heads(plan: Plan, index: int, origin: dict[str, Tensor]) -> set[str]:
+def _late_heads(plan: Plan, index: int, loaded: dict[str, Tensor]) -> set[str]:
     """The new heads that are trained in this stage, and in none before it.
 
     What was measured at the start of the run, scales and first weights, no longer fits.
     """
     before = {task for stage in plan.stages[:index] for task in stage.active()}
     names = set(plan.stages[index].active()) - before if index else set()
-    return {name for name in names if not any(n.startswith(f"heads.{name}.") for n in origin)}
+    return {name for name in names if not any(n.startswith(f"heads.{name}.") for n in loaded)}
 
 
 def _changed(

@@ -38,7 +38,7 @@ def build_potential(
 ) -> tuple[Potential, dict[str, Tensor]]:
     """The potential to train: from a file or from scratch, or as the checkpoint has it.
 
-    Returns also the parameters that come from a model file, by name: where `pull` draws to.
+    Returns also where `pull` draws to, by name: what comes from the file, or all from scratch.
     """
     potential, inherited = starting_point(plan, datasets, started=saved is None)
     potential = potential.cast(getattr(torch, plan.run.dtype)).to(device)
@@ -53,8 +53,9 @@ def build_potential(
 def starting_point(
     plan: Plan, datasets: dict[str, Dataset], started: bool = True
 ) -> tuple[Potential, list[str]]:
-    """The potential before the first step, in float64, and its parameters from a model file.
+    """The potential before the first step, in float64, and the parameters that `pull` acts on.
 
+    These are those from a model file, from scratch all but the shifts.
     started: with all parameters; for a run that goes on those from a file are enough.
     """
     generator = torch.Generator().manual_seed(plan.run.seed)
@@ -66,15 +67,18 @@ def starting_point(
             frames = sample_of_all(datasets, generator)
             start_descriptor(potential, batch_of(potential, frames), generator)
             start_heads(potential, datasets, set(heads), silent_at_first(plan), generator)
-        return potential, []
+        return potential, _pulled(potential)
     potential, source, origin = load_start(plan, datasets, heads)
     if started:
         new = heads.keys() - origin.keys()
         start_heads(potential, datasets, new, silent_at_first(plan), generator)
         tell(source, potential, _decisions(plan, datasets, potential, origin))
     new = tuple(f"heads.{name}." for name in heads.keys() - origin.keys())
-    names = [name for name, _ in potential.named_parameters()]
-    return potential, [n for n in names if not n.startswith(new) and not n.endswith(".shifts")]
+    return potential, [name for name in _pulled(potential) if not name.startswith(new)]
+
+
+def _pulled(potential: Potential) -> list[str]:
+    return [name for name, _ in potential.named_parameters() if not name.endswith(".shifts")]
 
 
 def _new_spec(

@@ -50,7 +50,8 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     for name, value in alone.items():
         bound = 1e-8 if "after" in name else 1e-10
         size = max(float(value.abs().max()), 1e-3) if value.numel() else 0.0
-        torch.testing.assert_close(both[name], value, rtol=0, atol=bound * size, msg=name)
+        far = float((both[name] - value).abs().max()) if value.numel() else 0.0
+        assert far <= bound * size, (name, far / size)
 
 
 def control(folder: Path, epochs: int) -> Path:
@@ -60,7 +61,8 @@ def control(folder: Path, epochs: int) -> Path:
         "common_config": {"batch_size": 4},
         "mtp_config": {"levmax": 4, "rc": 4.0, "n_q": 3},
         "multistage_config": {"epoch_list": [epochs, 2], "calibration_epoch": 3},
-        "stage_options": {"optimizer": ["adam", "lbfgs"]},
+        # without a pull the few frames leave linear weights to rounding
+        "stage_options": {"optimizer": ["adam", "lbfgs"], "pull": [0.0, 1.0]},
         "data_config": {"files": ["data.xyz"]},
         "run_config": {"threads": 1},
     }

@@ -68,12 +68,12 @@ class StageOptions(Section):
     pull: list[NotNegative | None] | None = key(
         None,
         "Weight of noise · Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps "
-        "parameters, shifts left out, near those of the loaded model or, where a new network joins "
-        "in, near those with which it does: the fewer the labels (numbers), the nearer. The noise "
-        "is the validation loss before the stage's first step.",
+        "parameters, shifts left out, near those of the loaded model, from scratch near the first "
+        "ones or those with which a network joins in: the fewer the labels (numbers), the nearer. "
+        "The noise is the validation loss before the stage's first step.",
         example=[0.1, None],
-        otherwise="0; in the default plan 0.003 for a linear pretrained_model, 0.03 for one with "
-        "networks, 30 for a reload_model, 0.3 for a network from scratch",
+        otherwise="0; in the default plan 0.03, from a linear pretrained_model 0.003, from a "
+        "reload_model 30",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
