@@ -58,19 +58,20 @@ PULL = {"linear": 0.003, "network": 0.03, "reload_model": 30.0}
 materials, has far to go, the farther the fewer parameters it has; a model of one's own is near
 (docs/benchmarks.md, "Fine-tuning")."""
 
-START_PULL = 0.03
-"""Pull from scratch, towards the start and the linear potential that a network joins: ten
-structures of an alloy leave pairs of elements undetermined."""
+START_PULL, NETWORK_PULL = 0.03, 1.0
+"""Pull from scratch, towards the start (ten structures of an alloy leave pairs of elements
+undetermined) and towards the linear potential that networks join (they overfit)."""
 
 WITHOUT_NETWORKS = tuple(LINEAR if group == "readout" else group for group in GROUPS)
 
 
-def default_stages(pull: float | None = None) -> tuple[Stage, ...]:
+def default_stages(pull: float | None = None, networks: bool = False) -> tuple[Stage, ...]:
     """The plan that applies when none of the six lists is given: two stages and calibration.
 
-    pull: that of PULL for a run that starts from a model. A stage that keeps the descriptor fixed
-    at first, and smaller steps, did not pay there. A new network joins a linear potential that the
-    first stage has trained: it begins nearer to the end, and overfits less.
+    pull: that of PULL for a run that starts from a model.  networks: whether heads have some.
+    From a model a stage that keeps the descriptor fixed at first, and smaller steps, did not pay. A
+    new network joins a linear potential that the first stage has trained: it begins nearer to the
+    end, and overfits less.
 
     Found by experiment (docs/benchmarks.md, "The default plan"): L-BFGS throughout; forces first,
     then energies and stresses. Calibration aims at two thirds of the loss for the forces: equal
@@ -83,7 +84,9 @@ def default_stages(pull: float | None = None) -> tuple[Stage, ...]:
         stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),
         replace(calibration, calibration_target={TASK: coefficients(1 / 6, 2 / 3, 1 / 6)}),
     )
-    return tuple(replace(one, pull=START_PULL if pull is None else pull) for one in stages)
+    later = NETWORK_PULL if networks else START_PULL
+    pulls = (START_PULL, later, later) if pull is None else (pull,) * 3
+    return tuple(replace(one, pull=p) for one, p in zip(stages, pulls, strict=True))
 
 
 def default_trainable(optimizer: str) -> tuple[str, ...]:

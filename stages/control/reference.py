@@ -105,7 +105,8 @@ DEFAULT_PLAN = """\
 ## The default plan
 
 It applies when none of the six stage lists is given. Columns energy, forces and stress are the
-coefficients of the loss.
+coefficients of the loss. This is the plan of a run from scratch with a network. Without one pull is
+0.03 in all stages; from a loaded model all moves in the first stage, too, with the pull above.
 
 ```
 {stages}
@@ -131,7 +132,7 @@ def markdown() -> str:
     parts = [INTRODUCTION]
     for name, section in ControlFile.model_fields.items():
         parts.append(_section(name, section.annotation))
-    plan = DEFAULT_PLAN.format(stages=stage_table(default_stages()))
+    plan = DEFAULT_PLAN.format(stages=stage_table(default_stages(networks=True)))
     return "\n".join([*parts, CLOSING, plan])
 
 

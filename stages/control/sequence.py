@@ -18,6 +18,7 @@ from stages.control.defaults import (
     stage,
     step_size,
 )
+from stages.control.heads import new_head, tasks_of
 from stages.control.schema import ControlFile
 from stages.control.sections.lightpfp import MultistageConfig
 from stages.control.sections.options import StageOptions
@@ -37,7 +38,11 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     """
     section = control.multistage_config
     listed = bool(given_lists(section))
-    *stages, calibration = _listed_stages(section) if listed else default_stages(_pull(control))
+    if listed:
+        *stages, calibration = _listed_stages(section)
+    else:
+        networks = any(new_head(control, *one).hidden for one in tasks_of(control).items())
+        *stages, calibration = default_stages(_pull(control), networks)
     calibration = replace(
         calibration,
         lr=section.calibration_lr or calibration.lr,
