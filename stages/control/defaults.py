@@ -53,7 +53,7 @@ def step_size(epochs: int) -> int:
     return max(1, epochs // 25)
 
 
-PULL = {"linear": 0.003, "network": 0.03, "reload_model": 30.0}
+PULL = {"linear": 0.003, "network": 0.1, "reload_model": 30.0}
 """Pull towards a loaded model where no lists are given: a pretrained one, which has seen other
 materials, has far to go, the farther the fewer parameters it has; a model of one's own is near
 (docs/benchmarks.md, "Fine-tuning")."""

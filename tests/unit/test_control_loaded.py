@@ -212,7 +212,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, loaded: Any) -> None:
     [
         ({}, 0.03),
         ({"reload_model": "m"}, 30.0),
-        ({"pretrained_model": "ALL_ELEMENTS_SMALL_NN_6"}, 0.03),
+        ({"pretrained_model": "ALL_ELEMENTS_SMALL_NN_6"}, 0.1),
         ({"pretrained_model": "ALL_ELEMENTS_SMALL_6"}, 0.003),
     ],
 )

@@ -72,8 +72,8 @@ class StageOptions(Section):
         "ones or those with which a network joins in: the fewer the labels (numbers), the nearer. "
         "The noise is the validation loss before the stage's first step.",
         example=[0.1, None],
-        otherwise="0; in the default plan 0.03, for a new network 1, from a linear "
-        "pretrained_model 0.003, from a reload_model 30",
+        otherwise="0; in the default plan 0.03, for a new network 1, from a "
+        "pretrained_model 0.1 (linear: 0.003), from a reload_model 30",
     )
     ridge: list[NotNegative | None] | None = key(
         None,
