@@ -108,6 +108,17 @@ def test_lbfgs_stays_when_converged_and_says_so_once(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("gain", "converged"), [(2e-4, False), (5e-5, True)])
+def test_lbfgs_stops_where_ten_iterations_win_next_to_nothing(gain, converged, capsys):
+    optimiser = OPTIMISERS["lbfgs"]({"readout": [start()]}, stage())
+    for k in range(10):
+        optimiser._watch(1 - gain * k)
+        assert not optimiser.converged
+    optimiser._watch(1 - 10 * gain)
+    assert optimiser.converged == converged
+    assert ("less than 0.1 %" in capsys.readouterr().err) == converged
+
+
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
 def test_state_continues_bit_by_bit(name):
     settings = stage(weight_decay=0.01, gradient_clip=1.0)
