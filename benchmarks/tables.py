@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks import peer, task_tables
+from benchmarks import peer, speed_tables, task_tables
+from benchmarks.cells import number, pairs, rows_of, size_name
 from benchmarks.common import RESULTS, ROOT, arguments
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -31,7 +32,6 @@ PROPERTIES = {
     "difference of g(r), mean": "g(r), mean difference",
 }
 """Quantities of `mtp validate` that the table of students shows → its heading."""
-KIB, GIB = 1024, 2**30
 
 
 def main() -> None:
@@ -75,169 +75,6 @@ def where(content: dict[str, Any]) -> str:
     )
 
 
-def rows_of(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *["--:"] * (len(heading) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heading, rule, *rows))
-
-
-def number(value: float | None) -> str:
-    """Three significant digits without an exponent; a dash for nothing."""
-    if value is None:
-        return "–"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return f"{value:,.{digits}f}".replace(",", " ")
-
-
-# --- speed ----------------------------------------------------------------------------------------
-
-
-def training(content: dict[str, Any]) -> str:
-    """Loss and full gradient."""
-    heading = (
-        *("level", "float64", "float32", "MOTEP", "MLIP-3, carried over", "float64 vs MOTEP"),
-        *("vs MLIP-3", "float32 vs float64", "one evaluation of the set"),
-    )
-    rows = []
-    for row in content["results"]:
-        times, ratios = row["times"], row["ratios"]
-        rows.append(
-            (
-                str(row["level"]),
-                *(number(times[k]["cpu_us_per_atom"]) for k in ("float64", "float32", "motep")),
-                number(row["mlip3"]["gradient_us_per_atom"]),
-                *(_times(ratios[f"{name}/float64"]) for name in ("motep", "mlip3")),
-                f"{ratios['float64/float32']:.2f} ×",
-                f"{number(1e3 * row['seconds_per_evaluation']['float64'])} ms",
-            )
-        )
-    return rows_of(heading, rows)
-
-
-def calculators(content: dict[str, Any]) -> str:
-    """Energy, forces and stress through ASE."""
-    heading = (
-        *("model", "species", "float64", "of it kernel", "of it ASE", "of it our own"),
-        *("float32", "MOTEP", "MLIP-3, carried over", "float64 vs MOTEP", "vs MLIP-3"),
-        "float32 vs float64",
-    )
-    rows = []
-    for row in content["results"]:
-        times = {name: time["cpu_us_per_atom"] for name, time in row["times"].items()}
-        own = row["overhead"]
-        rows.append(
-            (
-                _size(row["size"]),
-                str(row["species"]),
-                *(number(times[name]) for name in ("float64", "kernel", "nothing")),
-                f"{number(own['us_per_atom'])} ({100 * own['share']:.0f} %)",
-                *(number(times.get(name)) for name in ("float32", "motep", "mlip3")),
-                *(_times(row["ratios"].get(f"{name}/float64")) for name in ("motep", "mlip3")),
-                f"{row['ratios']['float64/float32']:.2f} ×",
-            )
-        )
-    return rows_of(heading, rows)
-
-
-def _times(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{number(ratio)} ×"
-
-
-def peak(content: dict[str, Any]) -> str:
-    """The kernel's two passes and their share of the core's peak."""
-    names = [
-        f"{task} {p}" for p in ("float64", "float32") for task in ("energy+forces", "gradient")
-    ]
-    rows = []
-    for row in content["results"]:
-        cells = [
-            f"{number(row['passes'][n]['cpu_us_per_atom'])} ({share(row['passes'][n])} %)"
-            for n in names
-        ]
-        rows.append((_size(row["size"]), *cells))
-    rates = [f"{content['peak'][p] / 1e9:.1f} in {p}" for p in ("float64", "float32")]
-    return (
-        rows_of(("model", *(f"{n.replace('+', ' + ')} pass" for n in names)), rows)
-        + f"\nPeak, billions of multiply-adds per second: {', '.join(rates)}.\n"
-    )
-
-
-def share(row: dict[str, Any]) -> str:
-    """Share of the peak in per cent."""
-    return f"{100 * row['share_of_peak']:.0f}"
-
-
-def lammps(content: dict[str, Any]) -> str:
-    """The pair style in LAMMPS; peer and Stillinger-Weber of the same rounds."""
-    found = {(row["atoms"], row["ranks"], row["style"]): row for row in content["results"]}
-    heading = (
-        *("model", "atoms", "ranks", "float64", "float32", "`pair_style mtp`", "`pair_style sw`"),
-        *("`mtp` vs float64", "vs float32"),
-    )
-    rows = []
-    for atoms, ranks, style in found:
-        size, _, kind = style.partition(" ")
-        if kind != "float64":
-            continue
-        here = {name: found.get((atoms, ranks, f"{size} {name}"), {}) for name in KINDS}
-        here["sw"] = found[atoms, ranks, "sw"]
-        column = "cpu_us_per_atom_step" if ranks == 1 else "wall_us_per_atom_step"
-        rows.append(
-            (
-                *(_size(size), f"{atoms:,}".replace(",", " "), str(ranks)),
-                *(number(here[name].get(column)) for name in (*KINDS, "sw")),
-                *(_times(here[name].get("peer_over_this")) for name in KINDS[:2]),
-            )
-        )
-    return rows_of(heading, rows)
-
-
-KINDS = ("float64", "float32", "peer")
-
-
-def agreement(content: dict[str, Any]) -> str:
-    """Largest relative difference of energy, forces and stress for the same potential."""
-    names = list(content["results"][0]["differences"])
-    rows = [
-        (
-            *(_size(row["size"]), str(row["species"])),
-            *(f"{max(row['differences'][name].values()):.0e}" for name in names),
-        )
-        for row in content["results"]
-    ]
-    return rows_of(("model", "species", *names), rows)
-
-
-def scaling(content: dict[str, Any]) -> str:
-    """Time and memory over the number of atoms."""
-    heading = (
-        *("model", "atoms", "1 thread", "2 threads", "speed-up", "with a new list"),
-        *("memory per atom", "peak of the process"),
-    )
-    by_point: dict[tuple, dict[int, dict]] = {}
-    for row in content["results"]:
-        by_point.setdefault((row["size"], row["atoms"]), {})[row["threads"]] = row
-    rows = []
-    for (size, atoms), found in by_point.items():
-        one, two = found[1], found.get(2)
-        rows.append(
-            (
-                _size(size),
-                f"{atoms:,}".replace(",", " "),
-                number(one["wall_us_per_atom"]),
-                number(two and two["wall_us_per_atom"]),
-                f"{one['wall_us_per_atom'] / two['wall_us_per_atom']:.2f} ×" if two else "–",
-                number(one["first_us_per_atom"]),
-                f"{number(one['bytes_per_atom'] / KIB)} KiB",
-                f"{one['peak_bytes'] / GIB:.2f} GiB",
-            )
-        )
-    return rows_of(heading, rows)
-
-
-# --- accuracy -------------------------------------------------------------------------------------
-
-
 def accuracy(content: dict[str, Any]) -> str:
     """Test MAE / RMSE of every set."""
     heading = (
@@ -255,7 +92,7 @@ def accuracy(content: dict[str, Any]) -> str:
 
 def _accuracy_row(row: dict[str, Any]) -> tuple[str, ...]:
     name = row["set"] + (f" ({row['note']})" if row["note"] else "")
-    model = (name, _size(row["size"]), row["readout"])
+    model = (name, size_name(row["size"]), row["readout"])
     if "failed" in row:
         return (*model, "failed", "–", "–", "–", "–")
     test = row["test"]
@@ -297,7 +134,7 @@ def stages(content: dict[str, Any]) -> str:
             ]
             rows.append(
                 (
-                    *(row["set"], _size(row["size"]), one["name"]),
+                    *(row["set"], size_name(row["size"]), one["name"]),
                     *(number(cpu(row, one["seconds"])), *cells),
                 )
             )
@@ -313,10 +150,10 @@ def curve(content: dict[str, Any]) -> str:
         for row in sorted(mine, key=lambda row: (row["plan"], row["epochs"])):
             errors = [(row["test"][f"{t}_mae"], row["test"][f"{t}_rmse"]) for t in TERMS]
             first = (size, row["plan"], str(row["epochs"]), number(cpu(row)))
-            rows.append((*first, *_pairs(errors)))
+            rows.append((*first, *pairs(errors)))
         for known in peer.MLIP3_SILICON.get(int(size), []) if size.isdigit() else []:
             errors = [known[t] for t in TERMS]
-            rows.append((size, "MLIP-3", "–", number(known["seconds"]), *_pairs(errors)))
+            rows.append((size, "MLIP-3", "–", number(known["seconds"]), *pairs(errors)))
     return rows_of(heading, rows)
 
 
@@ -325,7 +162,7 @@ def plans(content: dict[str, Any]) -> str:
     heading = ("set", "model", "readout", "plan", *("energy, meV/atom", "forces, meV/Å"))
     rows = [
         (
-            *(row["set"], _size(row["size"]), row["readout"], row["plan"]),
+            *(row["set"], size_name(row["size"]), row["readout"], row["plan"]),
             *(number(row["test"].get(f"{t}_mae")) for t in TERMS),
             number(cpu(row)),
         )
@@ -333,6 +170,23 @@ def plans(content: dict[str, Any]) -> str:
         if "failed" not in row
     ]
     return rows_of((*heading, "stress, GPa", "CPU seconds"), rows)
+
+
+def trained_by_peers(content: dict[str, Any]) -> str:
+    """MOTEP's training of silicon beside ours at the same levels."""
+    ours = [
+        row
+        for row in (load("accuracy") or {"results": []})["results"]
+        if row["set"] == "Si" and row["readout"] == "linear" and "test" in row
+    ]
+    rows = []
+    for row in content["results"]:
+        mine = [("mtp-train", cpu(r), r["test"]) for r in ours if r["size"] == row["level"]]
+        for name, seconds, test in [("MOTEP", row["cpu_seconds"], row["test"]), *mine]:
+            errors = [(test[f"{t}_mae"], test[f"{t}_rmse"]) for t in TERMS]
+            rows.append((row["level"], name, number(seconds), *pairs(errors)))
+    units = (f"{t}, {u}" for t, u in LABELS.items())
+    return rows_of(("level", "program", "CPU seconds", *units), rows)
 
 
 def tensors(content: dict[str, Any]) -> str:
@@ -349,7 +203,7 @@ def tensors(content: dict[str, Any]) -> str:
                 *(row["set"], kind, str(row["level"])),
                 "gated, " + " × ".join(map(str, row["hidden"])) if row["hidden"] else "linear",
                 str(row["parameters"]),
-                *_pairs([(1e3 * errors[0], 1e3 * errors[1])]),
+                *pairs([(1e3 * errors[0], 1e3 * errors[1])]),
                 f"{number(100 * errors[1] / row['spread_per_atom'])} %",
                 number(row["cpu_seconds"]),
             )
@@ -398,22 +252,15 @@ def _words(cell: task_tables.Cell) -> str:
     return " / ".join(map(number, values))
 
 
-def _pairs(errors: list[tuple[float, float]]) -> list[str]:
-    return [f"{number(mae)} / {number(rmse)}" for mae, rmse in errors]
-
-
-def _size(name: str) -> str:
-    return name if name == "SMALL" else f"level {name}"
-
-
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "training_speed": ("training_speed", training),
-    "calculator_speed": ("calculator_speed", calculators),
-    "kernel_peak": ("kernel_peak", peak),
-    "scaling": ("scaling", scaling),
-    "lammps_speed": ("lammps_speed", lammps),
-    "agreement": ("agreement", agreement),
+    "training_speed": ("training_speed", speed_tables.training),
+    "calculator_speed": ("calculator_speed", speed_tables.calculators),
+    "kernel_peak": ("kernel_peak", speed_tables.peak),
+    "scaling": ("scaling", speed_tables.scaling),
+    "lammps_speed": ("lammps_speed", speed_tables.lammps),
+    "agreement": ("agreement", speed_tables.agreement),
     "silicon_curve": ("silicon_curve", curve),
+    "peer_training": ("peer_training", trained_by_peers),
     "plans": ("plans", plans),
     "tensors": ("tensors", tensors),
     "stages": ("accuracy", stages),
