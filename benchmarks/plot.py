@@ -225,7 +225,7 @@ def accuracy(axis: Axes, content: dict[str, Any]) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     low, _ = axis.get_ylim()
     worst = max(point["forces"][0] for rows in peer.MLIP3_SILICON.values() for point in rows)
-    axis.set_ylim(max(0, low), max(2 * worst, 1.3 * low))  # the first steps do not matter
+    axis.set_ylim(max(0, low), max(1.4 * worst, 1.3 * low))  # the first steps do not matter
     axis.legend(loc="upper right")
     axis.set_title("Silicon: test error of the forces (MAE), meV/Å")
 
