@@ -42,7 +42,9 @@ def join(
         silent = silent_at_first(plan)
         _changed(potential, plan, lambda copy, rng: start_heads(copy, datasets, late, silent, rng))
     heads = potential.heads
-    networks = [n for n in stage.active() if moves_network(stage, n) and heads[n].untrained]
+    moved = [n for n in stage.active() if moves_network(stage, n) and heads[n].untrained]
+    lasts = {heads[n].last for n in moved}  # those who share one join together
+    networks = [n for n in datasets if heads[n].untrained and heads[n].last in lasts]
     if not networks and not late:
         return origin
     if networks:

@@ -173,6 +173,32 @@ def test_a_network_joins_beside_the_linear_part_that_stays(tmp_path: Path) -> No
     torch.testing.assert_close(potential.predict(batch, "default").forces, before)
 
 
+def test_heads_of_one_last_layer_join_together(tmp_path: Path) -> None:
+    """Also one that is idle then: it would see weights that were scaled for the other."""
+    plan = plan_of_network(tmp_path)
+    shared = ("hidden", "last")
+    heads = tuple(HeadPlan(name, hidden=(4,), shared=shared) for name in ("a", "b"))
+    both = {name: TaskStage("mse", EVEN) for name in ("a", "b")}
+    tasks = (both, both | {"b": TaskStage("mse", EVEN, weight=0.0)}, both)
+    stages = tuple(replace(s, tasks=t) for s, t in zip(plan.stages, tasks, strict=True))
+    data = dict.fromkeys(("a", "b"), plan.data["default"])
+    model = replace(plan.model, heads=heads)
+    plan = replace(plan, model=model, data=data, stages=stages)
+    datasets = {task: read_data(plan, task) for task in plan.data}
+    potential, _ = starting_point(plan, datasets)
+    with torch.no_grad():
+        potential.radial.mul_(3.0)
+    batch = run.build_geometry(plan, datasets, potential, torch.device("cpu"))["b"].train.batch()
+    before = potential.predict(batch, "b").forces
+    join(plan, 1, potential, datasets, {})
+    assert not potential.heads["b"].untrained
+    assert join(plan, 2, potential, datasets, {}) == {}
+    head = potential.heads["b"]
+    with torch.no_grad():
+        head.last.weight[:, : -len(head.mean)] = 0
+    torch.testing.assert_close(potential.predict(batch, "b").forces, before)
+
+
 def test_a_network_is_drawn_to_where_it_joined_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
