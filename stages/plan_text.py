@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from stages.messages import describe_head, table
@@ -155,12 +155,17 @@ def _schedule(stage: Stage) -> str:
 
 
 def _last(stage: Stage, task: TaskStage | None = None) -> list[str]:
-    moves = "+".join(stage.trainable)
-    if set(stage.trainable) >= set(GROUPS):
-        moves = "all"
-    elif set(stage.trainable) == {*GROUPS, LINEAR} - {"readout"}:
-        moves = "all but networks"
-    return [moves, ", ".join((*_options(stage), *(() if task is None else _more(task))))]
+    more = () if task is None else _more(task)
+    return [moves(stage.trainable), ", ".join((*_options(stage), *more))]
+
+
+def moves(trainable: Sequence[str]) -> str:
+    """What a stage moves, in words."""
+    if set(trainable) >= set(GROUPS):
+        return "all"
+    if set(trainable) == {*GROUPS, LINEAR} - {"readout"}:
+        return "all but networks"
+    return "+".join(trainable)
 
 
 def _options(stage: Stage) -> Iterable[str]:

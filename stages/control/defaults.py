@@ -78,7 +78,7 @@ def default_stages(pull: float | None = None, networks: bool = False) -> tuple[S
     shares buy little energy and stress with much force error.
     """
     calibration = stage("calibration", CALIBRATION_EPOCHS, CALIBRATION_LR, None, optimizer="lbfgs")
-    first = WITHOUT_NETWORKS if pull is None else GROUPS
+    first = WITHOUT_NETWORKS if networks and pull is None else GROUPS
     stages = (
         stage("stage1", 80, 0.1, coefficients(1.0, 1.0, 1.0), "mse", "lbfgs", first),
         stage("stage2", 160, 0.01, coefficients(100.0, 1.0, 100.0), optimizer="lbfgs"),

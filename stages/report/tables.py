@@ -18,7 +18,8 @@ from stages.metrics import (
     by_file,
     worst_frames,
 )
-from stages.plan import GROUPS, WITH_RATE
+from stages.plan import WITH_RATE
+from stages.plan_text import moves
 from stages.predictions import Predictions
 from stages.report.history import History
 
@@ -195,8 +196,9 @@ def plan_table(plan: dict[str, Any], history: History) -> Table:
 
 def _optimiser(stage: dict[str, Any], several: bool) -> str:
     parts = [stage["optimizer"]]
-    if not several and not set(GROUPS) <= set(stage["trainable"]):
-        parts.append("moves " + ", ".join(stage["trainable"]))
+    moved = moves(stage["trainable"])
+    if not several and moved != "all":
+        parts.append(f"moves {moved}")
     for key, name in (("weight_decay", "decay"), ("gradient_clip", "clip"), ("ema", "EMA")):
         if stage.get(key):
             parts.append(f"{name} {stage[key]:g}")

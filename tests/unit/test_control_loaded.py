@@ -16,7 +16,7 @@ from stages.control.reader import read_control
 from stages.control.resolve import resolve
 from stages.control.schema import ControlFile
 from stages.control.sequence import stage_sequence
-from stages.plan import LINEAR, DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
+from stages.plan import GROUPS, LINEAR, DataFile, DataPlan, HeadPlan, ModelPlan, Plan, RunPlan
 from stages.plan_text import describe_plan
 
 ENER = HeadSpec("water_ener", hidden=(4, 4), activation="silu", timestep=True)
@@ -223,7 +223,16 @@ def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull
     control = control.model_copy(update={"common_config": common, "mtp_config": mtp})
     stages = stage_sequence(control)
     assert [stage.pull for stage in stages] == [pull] * 3
-    assert (LINEAR in stages[0].trainable) == (not start)
+    assert all(stage.trainable == GROUPS for stage in stages)
+
+
+def test_a_new_network_joins_in_the_second_stage_of_the_default_plan() -> None:
+    control = ControlFile()
+    network = control.mtp_config.model_copy(update={"nn_dim_list": [4]})
+    first, *later = stage_sequence(control.model_copy(update={"mtp_config": network}))
+    assert LINEAR in first.trainable
+    assert all(stage.trainable == GROUPS for stage in later)
+    assert all(stage.pull > first.pull for stage in later)
 
 
 def test_e0_of_a_loaded_head_is_warned_of(tmp_path: Path, loaded: Any) -> None:
