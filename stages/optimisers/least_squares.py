@@ -81,9 +81,9 @@ def solve(
 def normal_equations(
     objective: Objective, task: str, shifts: bool, network: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Half the second and first derivatives of a task's loss by its linear weights.
+    """Half the derivatives of a task's loss, and what a pull adds to it, by its linear weights.
 
-    Returns (n, n) and (n,) in float64, taken where the parameters stand; n counts the linear
+    Returns the second, (n, n), and the first, (n,), in float64, taken where the parameters stand; n counts the linear
     weights and, with ``shifts``, one shift per species after them.  network: see `linear_rows`.
     """
     matrix = slope = None
@@ -106,9 +106,9 @@ def normal_equations(
     weight = (head.weights if network else head.linear_weights).detach().double().flatten()
     for parameter, origin in objective.pulled():
         if parameter is head.last.weight:
-            matrix.diagonal()[: len(weight)] += objective.pull
-            away = weight - origin.double().flatten()[-len(weight) :]
-            slope[: len(weight)] += objective.pull * away
+            pull = objective.pull / objective.shares[task]  # of the whole loss, not of the task's
+            matrix.diagonal()[: len(weight)] += pull
+            slope[: len(weight)] += pull * (weight - origin.double().flatten()[-len(weight) :])
     return matrix, slope
 
 

@@ -170,6 +170,7 @@ def test_gradient_is_that_of_the_loss_with_the_weights_that_follow(objective, pu
     named = objective.potential.named_parameters()
     origin = {name: p.detach().clone() for name, p in named if not name.endswith("shifts")}
     objective = replace(objective, stage=replace(objective.stage, pull=pull), origin=origin)
+    objective = replace(objective, shares={"default": 0.3})  # as beside another task
     optimiser = OPTIMISERS["lbfgs"](groups(objective.potential), objective.stage)
     for _ in range(3):
         optimiser.step(objective, 1.0)
