@@ -83,8 +83,9 @@ def normal_equations(
 ) -> tuple[Tensor, Tensor]:
     """Half the derivatives of a task's loss, and what a pull adds to it, by its linear weights.
 
-    Returns the second, (n, n), and the first, (n,), in float64, taken where the parameters stand; n counts the linear
-    weights and, with ``shifts``, one shift per species after them.  network: see `linear_rows`.
+    Returns the second, (n, n), and the first, (n,), in float64, taken where the parameters stand; n
+    counts the linear weights and, with ``shifts``, one shift per species after them.
+    network: see `linear_rows`.
     """
     matrix = slope = None
     data = objective.data[task]
