@@ -61,6 +61,7 @@ class MTPCalculator(Calculator):
         "grade",
         "grades",
     ]
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
 
     def __init__(
         self,
@@ -109,6 +110,10 @@ class MTPCalculator(Calculator):
         self.potential.load_state_dict(values)
         self.potential.grading = grading
         self._native = self._native_model()
+
+    def check_state(self, atoms: Atoms, tol: float | None = None) -> list[str]:
+        """What has changed, compared exactly: ASE's tolerance takes longer than a small step."""
+        return super().check_state(atoms, tol=tol)
 
     def calculate(
         self,
