@@ -16,9 +16,7 @@ from mtp.errors import InvalidInput
 from mtp.geometry import Batch, Pairs
 from mtp.grade import grade_atoms
 from mtp.kernels.choose import device_for, kernel_name
-from mtp.mlip_file import MLIP_SUFFIXES
-from mtp.mlip_import import load_mtp
-from mtp.model_file import load_model
+from mtp.mlip_import import load_potential
 from mtp.neighbours import Find, Neighbours, VerletList
 from mtp.potential import Potential
 from mtp.terms import PREDICTED
@@ -247,7 +245,7 @@ def _potential(model: str | Path | Potential) -> Potential:
         copy.load_state_dict(model.state_dict())
         copy.grading = model.grading
         return copy
-    return load_mtp(model) if Path(model).suffix in MLIP_SUFFIXES else load_model(model)
+    return load_potential(model)
 
 
 def _heads(potential: Potential, names: str | Sequence[str] | None) -> dict[str, str]:

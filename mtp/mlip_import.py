@@ -11,12 +11,21 @@ from ase.data import chemical_symbols
 
 from mtp.basis.graphs import STANDARD_COSTS, MomentSpec, graphs
 from mtp.errors import InvalidInput
-from mtp.mlip_file import MlipPotential, read_mtp
+from mtp.mlip_file import MLIP_SUFFIXES, MlipPotential, read_mtp
+from mtp.model_file import load_model
 from mtp.potential import Potential, PotentialSpec
 
 LEVELS = range(2, 30, 2)  # of the files that come with MLIP
 NEIGHBOURS = 25
 TOLERANCE = 1e-8  # of the invariants that our basis must reproduce, relative
+
+
+def load_potential(path: str | Path, species: Sequence[int] | None = None) -> Potential:
+    """The potential in a model file, or in one of MLIP's, told apart by their suffix.
+
+    species: see `load_mtp`. Raises InvalidInput as `load_model` and `load_mtp` do.
+    """
+    return load_mtp(path, species) if Path(path).suffix in MLIP_SUFFIXES else load_model(path)
 
 
 def load_mtp(path: str | Path, species: Sequence[int] | None = None) -> Potential:

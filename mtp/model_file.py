@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import mtp
 from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
+from mtp.mlip_file import MLIP_SUFFIXES
 from mtp.short_names import short_names
 
 if TYPE_CHECKING:
@@ -228,9 +229,10 @@ def _open(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 def _safetensors_header(path: Path, content: bytes) -> dict[str, Any]:
     """The JSON that every safetensors file begins with, after its length in 8 bytes."""
-    problem = InvalidInput(
-        f"{path}: not a model file of mtp-train (expected safetensors, as best.mtp.safetensors)"
-    )
+    hint = "expected safetensors, as best.mtp.safetensors"
+    if path.suffix in MLIP_SUFFIXES:
+        hint = f"MLIP's are brought over by `mtp convert {path} {path.stem}.mtp.safetensors`"
+    problem = InvalidInput(f"{path}: not a model file of mtp-train ({hint})")
     if len(content) < 8:
         raise problem
     (length,) = struct.unpack("<Q", content[:8])

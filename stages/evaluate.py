@@ -88,15 +88,17 @@ def evaluate_files(
 ) -> dict[str, dict[str, Any]]:
     """Errors of a model file on data files: {head: {path as given: numbers}}, as in metrics.json.
 
-    head: which one to test; all that have labels in the files when it is None.  predictions: write
-    every frame there as extended xyz, with the predicted values beside the labels.  type_map:
-    element symbols of types 0, 1, … of files without elements.  names: term → name of its label in
-    the files where it is not a usual one.
+    model_path: or a file of MLIP.  head: which one to test; all that have labels in the files when
+    it is None.  predictions: write every frame there as extended xyz, with the predicted values
+    beside the labels.  type_map: element symbols of types 0, 1, … of files without elements.
+    names: term → name of its label in the files where it is not a usual one.
     Raises InvalidInput for an unknown head or element, DataError for files that cannot be read.
     """
-    from mtp.model_file import load_model
+    from mtp.data.frame import atomic_number
+    from mtp.mlip_import import load_potential
 
-    potential = load_model(model_path)
+    types = type_map and [atomic_number(symbol, "type_map") for symbol in type_map]
+    potential = load_potential(model_path, types)
     candidates = _candidates(potential, head, model_path)
     data = {
         path: read_for(candidates, path, type_map, names or {})

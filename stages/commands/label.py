@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "calculator",
         metavar="CALCULATOR",
-        help="emt, tblite:GFN2-xTB, lammps:COMMANDS, mtp:MODEL, package.module:factory",
+        help="emt, tblite:GFN2-xTB, lammps:COMMANDS, mtp:MODEL[@HEAD], package.module:factory",
     )
     parser.add_argument("source", metavar="IN", type=Path, help="structures in any known format")
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write, e.g. out.xyz.gz")

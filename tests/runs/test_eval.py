@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ import mtp.data
 from mtp.errors import InvalidInput
 from mtp.geometry import Geometry
 from mtp.initialise import initialise
+from mtp.mlip_file import write_mtp
 from mtp.model_file import save_model
 from mtp.potential import HeadSpec, Potential, PotentialSpec, Prediction
 from mtp.structure import Structure
@@ -148,6 +150,22 @@ def test_command_prints_nothing_but_json(model, potential, structures, tmp_path,
     assert cli.main(["eval", str(model), str(tmp_path / "none.xyz")]) == 2
 
 
+def test_a_file_of_mlip(potential, structures, tmp_path, capsys):
+    """Read as it is, elements from the file or the command; other commands say what to do."""
+    predicted = predict_structures(potential, structures)
+    path = labelled_file(tmp_path / "a.xyz", structures, predicted, 0.002, 0.05)
+    mlip = tmp_path / "a.mtp"
+    write_mtp(mlip, potential)
+    named = evaluate_files(mlip, [path])["default"][str(path)]
+    assert named["forces_rmse_meV_per_A"] == pytest.approx(50.0, abs=1e-3)
+    mlip.write_text(re.sub(r"potential_tag = .*", "potential_tag = ", mlip.read_text()))
+    assert evaluate_files(mlip, [path], type_map=["O", "Si"])["default"][str(path)] == named
+    with pytest.raises(InvalidInput, match="name those of its 2 types with --type-map"):
+        evaluate_files(mlip, [path])
+    assert cli.main(["show", str(mlip)]) == 2
+    assert f"`mtp convert {mlip} a.mtp.safetensors`" in capsys.readouterr().err
+
+
 def test_a_dash_where_there_is_no_label():
     table = format_table({"default": {"train": {"frames": 3, "forces_mae_meV_per_A": 12.34}}})
     assert table.splitlines()[-1].split() == ["train", "3", "–", "–", "12.3", "–", "–", "–"]
@@ -178,7 +196,7 @@ def three_heads(structures, monkeypatch):
     potential = TensorHead(spec)
     object.__setattr__(potential.spec, "heads", heads)
     potential.heads["pes"] = potential.heads["default"]
-    monkeypatch.setattr("mtp.model_file.load_model", lambda path: potential)
+    monkeypatch.setattr("mtp.mlip_import.load_model", lambda path: potential)
     return potential
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
 from mtp.errors import InvalidInput
+from mtp.model_file import save_model
+from mtp.potential import HeadSpec, Potential, PotentialSpec
 from mtp.teachers import describe, teacher
 
 SILICON = "lammps:pair_style sw; pair_coeff * * Si.sw Si"
@@ -53,6 +56,22 @@ def test_lammps_takes_one_structure_after_another() -> None:
     with pytest.raises(InvalidInput, match="element Ge is not in the teacher, which knows Si"):
         energy(bulk("Ge", "diamond", 5.6))
     assert energy(large) == pytest.approx(energy(small), abs=1e-9)
+
+
+def test_a_head_of_a_model(tmp_path) -> None:
+    potential = Potential(
+        PotentialSpec((14,), 4.0, 2.0, n_q=4, levmax=4, heads=(HeadSpec("pbe"), HeadSpec("ccsd")))
+    )
+    with torch.no_grad():
+        potential.heads["ccsd"].shifts.fill_(-3.0)
+    for name in ("model.mtp.safetensors", "b@pbe"):
+        save_model(tmp_path / name, potential)
+    atom = Atoms("Si")
+    for text, energy in (("model.mtp.safetensors@ccsd", -3.0), ("b@pbe@pbe", 0.0)):
+        atom.calc = teacher(f"mtp:{tmp_path}/{text}")
+        assert atom.get_potential_energy() == energy
+    with pytest.raises(InvalidInput, match="head must be one of pbe, ccsd"):
+        teacher(f"mtp:{tmp_path}/b@pbe")
 
 
 @pytest.mark.parametrize(
