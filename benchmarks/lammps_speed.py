@@ -7,7 +7,8 @@ a new neighbour list every 20 steps). The atoms move with a time step too short 
 every potential sees the same structure. One OpenMP thread a rank; the time is that of the whole
 step. Stillinger-Weber (pair_style sw) runs in the same rounds: it carries the figures of others
 over to this machine and this hour. Where PEER_PLUGIN names a plugin with the pair_style mtp of
-lammps-mtp-kokkos, compiled with g++ -O3 -march=native, it runs in the same rounds as well.
+lammps-mtp-kokkos, compiled with g++ -O3 -march=native, it runs in the same rounds as well; the
+result is lammps_peer.json then.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def main() -> None:
         for atoms, ranks in product(cells, RANKS):
             styles = styles_for(folder, sizes, with_peer=atoms < FEW)
             results += compare(folder, styles, thermal_cell(cells[atoms]), ranks, options.quick)
-    say(f"written: {record('lammps_speed', results, options.quick, lammps=lammps.__version__)}")
+    name = "lammps_peer" if PEER else "lammps_speed"
+    say(f"written: {record(name, results, options.quick, lammps=lammps.__version__)}")
 
 
 def styles_for(folder: Path, sizes: list[str], with_peer: bool) -> dict[str, str]:

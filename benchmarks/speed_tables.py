@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.cells import multiple, number, rows_of, size_name
@@ -81,31 +82,44 @@ def share(row: dict[str, Any]) -> str:
 
 
 def lammps(content: dict[str, Any]) -> str:
-    """The pair style in LAMMPS; peer and Stillinger-Weber of the same rounds."""
-    found = {(row["atoms"], row["ranks"], row["style"]): row for row in content["results"]}
+    """The pair style in LAMMPS, and Stillinger-Weber of the same rounds."""
+    heading = ("model", "atoms", "ranks", *PRECISIONS, "`pair_style sw`")
+    return rows_of(heading, [(*labels, *times) for labels, times, _ in _in_lammps(content)])
+
+
+def lammps_peer(content: dict[str, Any]) -> str:
+    """The same with the peer's pair style, where that ran in the same rounds on one rank."""
     heading = (
-        *("model", "atoms", "ranks", "float64", "float32", "`pair_style mtp`", "`pair_style sw`"),
-        *("`mtp` vs float64", "vs float32"),
+        *("model", "atoms", *PRECISIONS, "`pair_style mtp`", "`pair_style sw`"),
+        *(f"`mtp` vs {name}" for name in PRECISIONS),
     )
-    rows = []
-    for atoms, ranks, style in found:
-        size, _, kind = style.partition(" ")
-        if kind != "float64":
-            continue
-        here = {name: found.get((atoms, ranks, f"{size} {name}"), {}) for name in KINDS}
-        here["sw"] = found[atoms, ranks, "sw"]
-        column = "cpu_us_per_atom_step" if ranks == 1 else "wall_us_per_atom_step"
-        rows.append(
-            (
-                *(size_name(size), f"{atoms:,}".replace(",", " "), str(ranks)),
-                *(number(here[name].get(column)) for name in (*KINDS, "sw")),
-                *(multiple(here[name].get("peer_over_this")) for name in KINDS[:2]),
-            )
+    rows = [
+        (
+            *(*labels[:2], *times[:2], number(here["peer"]["cpu_us_per_atom_step"]), times[2]),
+            *(multiple(here[name]["peer_over_this"]) for name in PRECISIONS),
         )
+        for labels, times, here in _in_lammps(content)
+        if "peer" in here and labels[2] == "1"
+    ]
     return rows_of(heading, rows)
 
 
-KINDS = ("float64", "float32", "peer")
+PRECISIONS = ("float64", "float32")
+
+
+def _in_lammps(content: dict[str, Any]) -> Iterator[tuple[tuple, tuple, dict[str, Any]]]:
+    """Model, atoms and ranks; times in both precisions and of sw; rows by kind, for each line."""
+    found = {(row["atoms"], row["ranks"], row["style"]): row for row in content["results"]}
+    for atoms, ranks, style in found:
+        size, _, kind = style.partition(" ")
+        if kind != PRECISIONS[0]:
+            continue
+        kinds = {name: f"{size} {name}" for name in (*PRECISIONS, "peer")} | {"sw": "sw"}
+        names = {k: name for k, name in kinds.items() if (atoms, ranks, name) in found}
+        here = {k: found[atoms, ranks, name] for k, name in names.items()}
+        column = "cpu_us_per_atom_step" if ranks == 1 else "wall_us_per_atom_step"
+        labels = (size_name(size), f"{atoms:,}".replace(",", " "), str(ranks))
+        yield labels, tuple(number(here[k][column]) for k in (*PRECISIONS, "sw")), here
 
 
 def agreement(content: dict[str, Any]) -> str:

@@ -258,6 +258,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kernel_peak": ("kernel_peak", speed_tables.peak),
     "scaling": ("scaling", speed_tables.scaling),
     "lammps_speed": ("lammps_speed", speed_tables.lammps),
+    "lammps_peer": ("lammps_peer", speed_tables.lammps_peer),
     "agreement": ("agreement", speed_tables.agreement),
     "silicon_curve": ("silicon_curve", curve),
     "peer_training": ("peer_training", trained_by_peers),
