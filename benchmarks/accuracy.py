@@ -6,7 +6,8 @@ Each entry is one run of the public command, `mtp-train`, in a process of its ow
 three sizes, linear and neural readout, nothing else changed but the cutoff. Finished entries stay
 in results/accuracy.json and are skipped the next time (--again trains them anew), so the work can
 be spread over several calls. --curve trains silicon with shares and multiples of the usual epochs,
-by the default plan, and by one stage with the coefficients of its second one.
+by the default plan, and by one stage with the coefficients of its second one; --seeds trains it
+with six seeds, each of which draws another split and another start.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ ONE_STAGE = lists([320], [(100.0, 1.0, 100.0)], ["lbfgs"], 0)
 PLANS: dict[str, dict[str, Any]] = {"default": {}, "one stage": ONE_STAGE}
 CURVE = {"default": (20, 40, 80, 160, 320), "one stage": (6, 12, 24, 48, 96)}
 """Plan → epochs."""
+SEEDS = {"default": 40, "one stage": 24}
+"""Plan → epochs of every seed."""
 
 
 def main() -> None:
@@ -71,9 +74,10 @@ def main() -> None:
         budget={"type": float, "help": "start nothing new after so many seconds"},
         data={"type": Path, "default": ROOT.parent / "shared" / "data"},
         curve={"action": "store_true", "help": "errors against time on silicon instead"},
+        seeds={"action": "store_true", "help": "errors on silicon with several seeds instead"},
         again={"action": "store_true", "help": "train finished entries anew"},
     )
-    name = "silicon_curve" if options.curve else "accuracy"
+    name = "silicon_curve" if options.curve else "silicon_seeds" if options.seeds else "accuracy"
     results = [] if options.again else finished(name, options.quick)
     begun = time.monotonic()
     for entry in entries(options):
@@ -95,6 +99,14 @@ def entries(options: Any) -> list[dict[str, Any]]:
             for size in sizes
             for plan, several in CURVE.items()
             for epochs in (several[:2] if options.quick else several)
+        ]
+    if options.seeds:
+        return [
+            {"set": "Si", "size": size, "readout": "linear", "plan": plan, "total_epoch": epochs}
+            | {"seed": seed}
+            for size in ("12", "16")
+            for plan, epochs in SEEDS.items()
+            for seed in range(2 if options.quick else 6)
         ]
     sets = options.sets or (["Si", "CuPd"] if options.quick else list(SETS))
     sizes = options.sizes[:1] if options.quick else options.sizes
@@ -171,7 +183,7 @@ def control_file(
         "common_config": common,
         "mtp_config": {"rc": dataset.rc, "nn_dim_list": readout, **SIZES[entry["size"]]},
         "data_config": {"files": [train], "test_files": tests},
-        "run_config": {"threads": 1},
+        "run_config": {"threads": 1, "seed": entry.get("seed", 0)},
     }
 
 

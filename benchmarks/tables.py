@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 from benchmarks import peer, speed_tables, task_tables
@@ -54,7 +55,7 @@ def render(name: str, quick: bool = False) -> str:
     source, table = TABLES[name]
     content = load(source, quick)
     if content is None:
-        command = "accuracy --curve" if source == "silicon_curve" else source
+        command = source.replace("silicon_", "accuracy --")
         return f"Not measured yet: `python -m benchmarks.{command}`.\n"
     return f"{table(content)}\n{where(content)}\n"
 
@@ -155,6 +156,23 @@ def curve(content: dict[str, Any]) -> str:
             errors = [known[t] for t in TERMS]
             rows.append((size, "MLIP-3", "–", number(known["seconds"]), *pairs(errors)))
     return rows_of(heading, rows)
+
+
+def seeds(content: dict[str, Any]) -> str:
+    """Silicon: smallest, median and largest test MAE over the seeds."""
+    heading = ("level", "plan", "epochs", "seeds", *(f"{t}, {u}" for t, u in LABELS.items()))
+    rows = []
+    cases = [(row["size"], row["plan"], row["total_epoch"]) for row in content["results"]]
+    for case in dict.fromkeys(cases):
+        mine = [row for row, its in zip(content["results"], cases, strict=True) if its == case]
+        columns = [[row["test"][f"{term}_mae"] for row in mine] for term in TERMS]
+        columns.append([cpu(row) for row in mine])
+        spans = [
+            f"{number(median(column))} ({number(min(column))} to {number(max(column))})"
+            for column in columns
+        ]
+        rows.append((*map(str, case), str(len(mine)), *spans))
+    return rows_of((*heading, "CPU seconds"), rows)
 
 
 def plans(content: dict[str, Any]) -> str:
@@ -261,6 +279,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lammps_peer": ("lammps_peer", speed_tables.lammps_peer),
     "agreement": ("agreement", speed_tables.agreement),
     "silicon_curve": ("silicon_curve", curve),
+    "silicon_seeds": ("silicon_seeds", seeds),
     "peer_training": ("peer_training", trained_by_peers),
     "plans": ("plans", plans),
     "tensors": ("tensors", tensors),
