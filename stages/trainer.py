@@ -125,7 +125,9 @@ class _StageRun:
             line = self._line(epoch, lr, train, valid, time.perf_counter() - begun)
             if len(self.shares) > 1 and effort:
                 line["share"] = _portions(effort)
-            recorder.epoch(line, self._loss(valid if valid else train))
+            loss = self._loss(valid if valid else train)
+            self.noise = min(self.noise, loss)
+            recorder.epoch(line, loss)
         recorder.save(lambda: self._position(epoch))
         return line
 
@@ -173,7 +175,7 @@ class _StageRun:
 
     def _objective_of(self, draw: Draw | None) -> Objective:
         if draw is None:
-            return replace(self.everything, stage=self.stage)
+            return replace(self.everything, stage=self.stage, noise=self.noise)
         return self._objective([draw], {draw.task: 1.0})
 
     def _objective(self, draws: list[Draw], portions: dict[str, float]) -> Objective:

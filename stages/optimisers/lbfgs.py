@@ -61,6 +61,7 @@ class LBFGS:
         self.iterations = 0
         self.damping = DAMPING
         self.here: Point | None = None  # loss and gradient where the parameters stand
+        self.noise: float | None = None  # of the loss, kept while the Gauss-Newton matrix is
         self.recent: list[float] = []  # losses of the last iterations
         self.converged = False
 
@@ -70,12 +71,18 @@ class LBFGS:
             self.division = objective.division(self.parameters)
             if self.division.solved:
                 self.damping = max(self.damping, REDUCED_DAMPING)
+        renews = not self.converged and self._stale()
+        if renews and objective.noise != self.noise:
+            self.noise = objective.noise
+            if objective.stage.pull:  # it is another loss now
+                self.here = None
+        objective = replace(objective, noise=self.noise)
         if self.here is None:
             self.here = self._evaluate(objective, self._get(), 0.0, None)
             if not self.here.finite:
                 raise objective.not_finite()
         origin = self._get()
-        if not self.converged and self._stale():
+        if renews:
             self._estimate(objective)
         found = None if self.converged else self._search(objective, origin)
         if found is None:
@@ -197,6 +204,7 @@ class LBFGS:
             "iterations": self.iterations,
             "recent": list(self.recent),
             "damping": self.damping,
+            "noise": self.noise,
             "inverse": None if self.inverse is None else vars(self.inverse),
         }
 
@@ -207,6 +215,7 @@ class LBFGS:
         self.steps, self.changes = there(state["steps"]), there(state["changes"])
         self.converged, self.iterations = state["converged"], state["iterations"]
         self.damping, self.recent = state["damping"], list(state["recent"])
+        self.noise = state["noise"]
         if state["inverse"] is not None:
             names = list(state["inverse"])
             self.inverse = Preconditioner(*there([state["inverse"][name] for name in names]))

@@ -14,7 +14,7 @@ from mtp.atomic_file import write_atomically
 from mtp.errors import InvalidInput
 from stages.loss import Sums
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass

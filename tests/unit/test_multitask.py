@@ -10,11 +10,12 @@ import torch
 
 from stages.calibration import calibrated_stage
 from stages.objective import Objective
+from stages.optimisers.lbfgs import LBFGS
 from stages.plan import Prefactors, Schedule, Stage, coefficients
 from stages.run.checkpoint import Position
 from stages.schedule import decay, with_prefactors
-from stages.tasks import Sampler
-from stages.trainer import Setting, _StageRun, run_stage
+from stages.tasks import Sampler, everything
+from stages.trainer import Setting, _StageRun, move_only, run_stage
 from tests.training import potential, stage, structures, task, task_data, tiny_plan
 
 
@@ -230,7 +231,22 @@ def test_a_pull_counts_against_every_label(rng) -> None:
     assert pulls == pytest.approx([0.3 / labels, 0.15 / labels])
 
 
-def test_a_pull_is_measured_by_the_loss_before_the_first_step(rng) -> None:
+class Lines:
+    """A recorder that keeps the lines of the log."""
+
+    def __init__(self) -> None:
+        self.losses = []
+
+    def epoch(self, line, loss) -> None:
+        self.losses.append(loss)
+
+    def save(self, position) -> None:
+        pass
+
+    step = save
+
+
+def test_a_pull_is_measured_by_the_lowest_validation_loss(rng) -> None:
     frames, model = structures(rng, 6), potential()
     data = {"default": task_data(frames[:4], frames[4:])}
     setting = Setting(model, data, batch_size=4, seed=0, origin=start_of(model))
@@ -242,6 +258,30 @@ def test_a_pull_is_measured_by_the_loss_before_the_first_step(rng) -> None:
         model.radial.mul_(2.0)  # another loss, which a run that goes on must not look at
     again = _StageRun(setting, stage(task(), pull=2.0), 0, run._position(1))
     assert again.everything.pull == run.everything.pull
+    lines = Lines()
+    for epoch in range(4):
+        again.epoch(epoch, lines)
+    lowest = min(before, *lines.losses)
+    assert lowest < before
+    assert again._objective_of(None).pull == pytest.approx(2.0 * lowest / labels)
+
+
+def test_lbfgs_keeps_the_noise_of_its_matrix(rng) -> None:
+    """Between two estimates the loss stays the same one, afterwards it has the noise of then."""
+    settings = stage(task(), optimizer="lbfgs", pull=50.0)
+    model, frames = potential(), structures(rng, 4)
+    data = {"default": task_data(frames, [])}
+    optimiser = LBFGS(move_only(model, settings), settings)
+    objective = Objective(
+        model, settings, data, everything(data, ["default"]), {"default": 1.0}, start_of(model)
+    )
+    used = []
+    for iteration in range(11):
+        optimiser.step(replace(objective, noise=1.0 / (1 + iteration)), 0.1)
+        used.append(optimiser.noise)
+        here = replace(objective, noise=optimiser.noise).gradient().value
+        assert optimiser.here.value == pytest.approx(float(here), rel=1e-9)
+    assert used == [1.0] * 5 + [1 / 6] * 5 + [1 / 11]
 
 
 # --- calibration ----------------------------------------------------------------------------------
