@@ -35,10 +35,15 @@ class Finding(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the rules look at: the file, the model it loads, data files of the command line."""
+    """What the rules look at: the file, what it loads, data files of the command line.
+
+    loaded: the model whose heads tasks start from.  start: the one that the run starts from, also
+    where no tasks are named.
+    """
 
     reading: Reading
     loaded: Loaded | None = None
+    start: Loaded | None = None
     data: Sequence[str] = ()
     test: Sequence[str] = ()
     need_data: bool = True
@@ -99,4 +104,4 @@ def planned(context: Context) -> Sequence[tuple[int, Stage]]:
         return []
     if unequal_options(control, count):
         return []
-    return list(enumerate(stage_sequence(control)))
+    return list(enumerate(stage_sequence(control, context.start)))

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtp.mlip_file import MLIP_SUFFIXES
+from mtp.mlip_file import MLIP_SUFFIXES, read_mtp
 from pretrained.registry import card, names
 from stages.control.defaults import TASK
 from stages.control.reader import Reading, beside
+from stages.control.sections.tasks import RANDOM
 from stages.plan import HeadPlan
 
 LINEAR = asdict(HeadPlan(TASK))
@@ -45,7 +46,7 @@ class Loaded:
 
 
 def load(reading: Reading) -> Loaded | None:
-    """What is known of the file; None where no model is loaded.
+    """What is known of the file; None where no model is loaded, or one without parameters.
 
     Raises InvalidInput for a file that is no model.
     """
@@ -61,7 +62,7 @@ def load(reading: Reading) -> Loaded | None:
     if not path.is_file():
         return None
     if path.suffix in MLIP_SUFFIXES:
-        return Loaded(path, {TASK: LINEAR}, TASK, {}, False)
+        return Loaded(path, {TASK: LINEAR}, TASK, {}, False) if read_mtp(path).trained else None
     return _read(path, default)
 
 
@@ -82,3 +83,11 @@ def _read(path: Path, default: str | None) -> Loaded:
         default = next(iter(heads))
     data = content.get("provenance", {}).get("plan", {}).get("data", {})
     return Loaded(path, heads, default, data, spec.get("embedding") is not None)
+
+
+def several_heads(file: str, heads: list[str], task: str) -> str:
+    """What is wrong with a single task that does not say from which head it starts."""
+    return (
+        f"{file} has the heads {', '.join(heads)}; say which one to start from: "
+        f'"tasks": {{"{task}": {{"finetune_head": "{heads[0]}"}}}} (or "{RANDOM}")'
+    )

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from mtp.errors import InvalidInput
 from stages.control.conflicts import conflicts
+from stages.control.defaults import TASK
 from stages.control.findings import Context
 from stages.control.heads import completed, data_plan, embedding_plan, head_plan, tasks_of
-from stages.control.loaded import Loaded, load
+from stages.control.loaded import Loaded, load, several_heads
 from stages.control.reader import Reading, beside
 from stages.control.sequence import stage_sequence
 from stages.plan import ModelPlan, Plan, RunPlan
@@ -29,9 +30,10 @@ def resolve(
     otherwise a warning is a mistake.  need_data: whether a plan without data is a mistake.
     Raises InvalidInput with every mistake of the file, one line each.
     """
-    loaded, unreadable = _load(reading)
+    start, unreadable = _load(reading)
+    loaded = start if reading.control.tasks.model_fields_set else None
     reading = replace(reading, control=completed(reading.control, loaded))
-    errors, warnings, notes = conflicts(Context(reading, loaded, data, test, need_data))
+    errors, warnings, notes = conflicts(Context(reading, loaded, start, data, test, need_data))
     mistakes = [*reading.mistakes, *unreadable, *errors, *(warnings if strict else ())]
     if mistakes:
         raise InvalidInput(*mistakes)
@@ -40,18 +42,20 @@ def resolve(
         data={
             name: data_plan(reading, name, loaded, data, test) for name in tasks_of(reading.control)
         },
-        stages=stage_sequence(reading.control),
+        stages=stage_sequence(reading.control, start),
         run=_run(reading, strict),
         warnings=(*warnings, *notes),
     )
 
 
 def _load(reading: Reading) -> tuple[Loaded | None, list[str]]:
-    """The loaded model that tasks may start from, or the line that says why it cannot be read."""
-    if not reading.control.tasks.model_fields_set:
-        return None, []
+    """The trained model that the run starts from, or the line that says why it cannot."""
     try:
-        return load(reading), []
+        found = load(reading)
+        single = not reading.control.tasks.model_fields_set
+        if found and single and found.default is None and TASK not in found.heads:
+            raise InvalidInput(several_heads(found.path.name, list(found.heads), TASK))
+        return found, []
     except InvalidInput as error:
         where = "/common_config/reload_model"
         if not reading.control.common_config.reload_model:

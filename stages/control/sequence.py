@@ -19,6 +19,7 @@ from stages.control.defaults import (
     step_size,
 )
 from stages.control.heads import new_head, tasks_of
+from stages.control.loaded import Loaded
 from stages.control.schema import ControlFile
 from stages.control.sections.lightpfp import MultistageConfig
 from stages.control.sections.options import StageOptions
@@ -31,9 +32,10 @@ OF_STAGE = ("optimizer", "trainable", "weight_decay", "gradient_clip", "ema", "p
 """Lists of stage_options that have the names of fields of Stage."""
 
 
-def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
+def stage_sequence(control: ControlFile, start: Loaded | None) -> tuple[Stage, ...]:
     """The stages of a control file in order, calibration last.
 
+    start: the trained model that the run starts from.
     The lists must have passed stages/control/conflicts.py; ValueError otherwise.
     """
     section = control.multistage_config
@@ -42,7 +44,7 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
         *stages, calibration = _listed_stages(section)
     else:
         networks = any(new_head(control, *one).hidden for one in tasks_of(control).items())
-        *stages, calibration = default_stages(_pull(control), networks)
+        *stages, calibration = default_stages(_pull(control, start), networks)
     calibration = replace(
         calibration,
         lr=section.calibration_lr or calibration.lr,
@@ -58,12 +60,14 @@ def stage_sequence(control: ControlFile) -> tuple[Stage, ...]:
     return tuple(replace(one, schedule=_schedule(one, control, listed)) for one in stages)
 
 
-def _pull(control: ControlFile) -> float | None:
+def _pull(control: ControlFile, start: Loaded | None) -> float | None:
     """The default pull towards the loaded model; None where there is none."""
+    if start is None:
+        return None
     name = control.mtp_config.pretrained_model
     if name and name in names():
         return PULL["network" if card(name).basis["nn_dim_list"] else "linear"]
-    return PULL["reload_model"] if control.common_config.reload_model else None
+    return PULL["reload_model"]
 
 
 def given_lists(section: MultistageConfig) -> dict[str, list]:

@@ -15,6 +15,7 @@ from stages.plan import Plan
 from stages.run.start import (
     START_ATOMS,
     batch_of,
+    goes_on,
     layers_of,
     sample,
     sample_of_all,
@@ -32,11 +33,11 @@ def join(
 ) -> dict[str, Tensor]:
     """Start what joins in at a stage, on the descriptor that the stages before have trained.
 
-    Returns the origin of `pull`: with a network, all parameters that come from no file get the
-    values with which it joins in (docs/theory.md, "Networks").
+    Returns the origin of `pull`: with a network, it and all parameters that come from no file get
+    the values with which it joins in (docs/theory.md, "Networks").
     """
     stage = plan.stages[index]
-    loaded = origin if plan.model.pretrained_model or plan.model.reload_model else {}
+    loaded = origin if goes_on(plan) else {}
     late = _late_heads(plan, index, loaded)
     if late:
         silent = silent_at_first(plan)
@@ -57,7 +58,8 @@ def join(
         for name, parameter in potential.named_parameters()
         if not name.endswith(".shifts") and (networks or name.startswith(new))
     }
-    return origin | here | loaded
+    joined = tuple(f"heads.{name}." for name in networks)
+    return origin | here | {n: v for n, v in loaded.items() if not n.startswith(joined)}
 
 
 def _late_heads(plan: Plan, index: int, loaded: dict[str, Tensor]) -> set[str]:

@@ -25,6 +25,7 @@ from mtp.model_file import load_model
 from mtp.potential import HeadSpec, Potential
 from mtp.rebuild import rebuilt
 from pretrained.registry import card, verified
+from stages.control.loaded import several_heads
 from stages.evaluate import check_elements, predict_structures
 from stages.plan import HeadPlan, ModelPlan, Plan
 from stages.say import say
@@ -73,10 +74,7 @@ def origins(heads: tuple[HeadPlan, ...], source: Source) -> dict[str, str]:
         elif len(heads) == 1 and source.default is not None:
             name = source.default
         elif len(heads) == 1:
-            raise InvalidInput(
-                f"{source.name} has the heads {', '.join(known)}; say which one to start from: "
-                f'"tasks": {{"{head.name}": {{"finetune_head": "{known[0]}"}}}} (or "{NEW}")'
-            )
+            raise InvalidInput(several_heads(source.name, list(known), head.name))
         else:
             continue
         if name not in known:

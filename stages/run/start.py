@@ -77,6 +77,14 @@ def starting_point(
     return potential, [name for name in _pulled(potential) if not name.startswith(new)]
 
 
+def goes_on(plan: Plan) -> bool:
+    """Whether the run starts from a trained model; an untrained .mtp file gives its form only."""
+    reload = plan.model.reload_model
+    if reload is None:
+        return plan.model.pretrained_model is not None
+    return Path(reload).suffix not in MLIP_SUFFIXES or read_mtp(reload).trained
+
+
 def _pulled(potential: Potential) -> list[str]:
     return [name for name, _ in potential.named_parameters() if not name.endswith(".shifts")]
 
@@ -88,15 +96,12 @@ def _new_spec(
 
     An untrained .mtp file as reload_model gives its basis and distances, the plan the rest.
     """
-    reload = plan.model.reload_model
-    if plan.model.pretrained_model is not None:
-        return None
-    if reload is None:
-        return _spec(plan, datasets, heads)
-    if Path(reload).suffix not in MLIP_SUFFIXES or read_mtp(reload).trained:
+    if goes_on(plan):
         return None
     spec = _spec(plan, datasets, heads)
-    template = load_template(reload, spec.species)
+    if plan.model.reload_model is None:
+        return spec
+    template = load_template(plan.model.reload_model, spec.species)
     lowest = min(template.min_dist, spec.min_dist)
     return replace(template, min_dist=lowest, heads=heads, embedding=spec.embedding)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mtp.model_file import save_model
+from mtp.potential import Potential, PotentialSpec
 from stages.cli import main, train_main
 from stages.control.defaults import LISTS
 from stages.control.reference import json_schema
@@ -279,7 +281,7 @@ def test_warnings_become_errors_with_strict(
     place: str,
     message: str,
 ) -> None:
-    (tmp_path / "model.safetensors").touch()
+    save_model(tmp_path / "model.safetensors", Potential(PotentialSpec((1, 8), 4.0, 0.9, 4, 4)))
     (line,) = refused(json.dumps(content), "--check", "--strict")
     assert line.startswith(f"control.json:{place}: ")
     assert message in line

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtp.model_file import save_model
 from stages.control.defaults import WITHOUT_NETWORKS
 from stages.plan import HeadPlan, Plan, TaskStage
 from stages.run import folder as run_folder
@@ -226,3 +227,21 @@ def test_a_network_is_drawn_to_where_it_joined_also_after_a_kill(
     train(plan, tmp_path / "again", device="cpu", restart=True)
     rows = (tmp_path / "again" / "log.jsonl").read_text().splitlines()
     assert [json.loads(row)["train"]["default"]["loss"] for row in rows] == last[1e6]
+
+
+def test_a_silent_network_of_a_loaded_model_is_drawn_to_where_it_joins(tmp_path: Path) -> None:
+    plan = plan_of_network(tmp_path, 30.0)
+    datasets = {"default": read_data(plan, "default")}
+    silent, _ = starting_point(plan, datasets)
+    save_model(tmp_path / "silent.mtp.safetensors", silent)
+    again = replace(plan.model, reload_model=str(tmp_path / "silent.mtp.safetensors"))
+    plan = replace(plan, model=again, stages=plan.stages[1:])
+    potential, names = starting_point(plan, datasets)
+    named = dict(potential.named_parameters())
+    origin = {name: named[name].detach().clone() for name in names}
+    move_only(potential, plan.stages[0])
+    before = origin["heads.default.last.weight"]
+    origin = join(plan, 0, potential, datasets, origin)
+    assert not torch.equal(origin["heads.default.last.weight"], before)
+    for name in names:
+        torch.testing.assert_close(origin[name], named[name].detach())

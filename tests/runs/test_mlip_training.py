@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from mtp.geometry import Geometry
 from mtp.mlip_file import write_mtp
 from mtp.model_file import load_model
 from mtp.potential import Potential
+from stages.control.reader import read_control
+from stages.control.resolve import resolve
 from stages.plan import HeadPlan, Plan
+from stages.run.joining import join
 from stages.run.start import starting_point
 from stages.run.train import read_data, train
+from stages.trainer import move_only
 from tests.potentials import random_potential
 from tests.training import SPECIES, structures, tiny_plan
 
@@ -90,3 +95,26 @@ def test_a_template_gives_the_basis(
     assert spec.heads[0].hidden == hidden
     assert spec.min_dist <= written[1].spec.min_dist
     assert forces(trained).abs().max() > 0
+
+
+def test_a_template_starts_from_scratch(tmp_path: Path, written: tuple[Path, Potential]) -> None:
+    """Its plan is that of a new potential: networks join in, nothing is held where it began."""
+    content = {"mtp_config": {"nn_dim_list": [4]}, "common_config": {}}
+    control = tmp_path / "control.json"
+    control.write_text(json.dumps(content))
+    new = resolve(read_control(control), need_data=False)
+    content["common_config"]["reload_model"] = str(template(written[0]))
+    control.write_text(json.dumps(content))
+    plan = resolve(read_control(control), need_data=False)
+    assert plan.stages == new.stages
+    assert plan.warnings == ()
+    plan = replace(plan_from(tmp_path, written[0]), stages=plan.stages)
+    plan = replace(plan, model=replace(plan.model, heads=(HeadPlan(hidden=(4,)),)))
+    datasets = {"default": read_data(plan, "default")}
+    potential, names = starting_point(plan, datasets)
+    move_only(potential, plan.stages[0])
+    origin = {name: torch.full((), torch.nan) for name in names}
+    origin = join(plan, 1, potential, datasets, origin)
+    for name, parameter in potential.named_parameters():
+        if not name.endswith(".shifts"):
+            torch.testing.assert_close(origin[name], parameter.detach())

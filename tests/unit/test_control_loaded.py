@@ -208,6 +208,20 @@ def test_a_file_that_is_no_model(tmp_path: Path, loaded: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "says"),
+    [("data.xyz", "not a model file"), ("water.mtp.safetensors", "has the heads water_ener, ")],
+)
+def test_a_model_that_a_single_task_cannot_start_from(
+    tmp_path: Path, loaded: Any, file: str, says: str
+) -> None:
+    (tmp_path / "data.xyz").write_text("2\n\nH 0 0 0\nH 0 0 1\n")
+    path = tmp_path / "control.json"
+    path.write_text(json.dumps({"common_config": {"reload_model": file}}))
+    with pytest.raises(InvalidInput, match=f"/common_config/reload_model: .*{says}"):
+        resolve(read_control(path), need_data=False)
+
+
+@pytest.mark.parametrize(
     ("start", "pull"),
     [
         ({}, 0.03),
@@ -221,7 +235,8 @@ def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull
     common = control.common_config.model_copy(update={"reload_model": start.get("reload_model")})
     mtp = control.mtp_config.model_copy(update={"pretrained_model": start.get("pretrained_model")})
     control = control.model_copy(update={"common_config": common, "mtp_config": mtp})
-    stages = stage_sequence(control)
+    known = Loaded(Path("m"), {}, None, {}, False) if start else None
+    stages = stage_sequence(control, known)
     assert [stage.pull for stage in stages] == [pull] * 3
     assert all(stage.trainable == GROUPS for stage in stages)
 
@@ -229,7 +244,7 @@ def test_the_default_plan_is_drawn_to_a_loaded_model(start: dict[str, str], pull
 def test_a_new_network_joins_in_the_second_stage_of_the_default_plan() -> None:
     control = ControlFile()
     network = control.mtp_config.model_copy(update={"nn_dim_list": [4]})
-    first, *later = stage_sequence(control.model_copy(update={"mtp_config": network}))
+    first, *later = stage_sequence(control.model_copy(update={"mtp_config": network}), None)
     assert LINEAR in first.trainable
     assert all(stage.trainable == GROUPS for stage in later)
     assert all(stage.pull > first.pull for stage in later)
@@ -241,8 +256,9 @@ def test_e0_of_a_loaded_head_is_warned_of(tmp_path: Path, loaded: Any) -> None:
     assert "/tasks/water_ener/data/e0: has no effect on water_ener" in warning
     used = {"data": given["data"] | {"max_energy_reference": "e0"}}
     assert loaded({"water_ener": used}).warnings == ()
+    save_model(tmp_path / "one.mtp.safetensors", Potential(PotentialSpec((1, 8), 4.0, 0.9, 4, 4)))
     content = {
-        "common_config": {"reload_model": "water.mtp.safetensors"},
+        "common_config": {"reload_model": "one.mtp.safetensors"},
         "data_config": used["data"],
     }
     path = tmp_path / "alone.json"

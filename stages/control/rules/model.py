@@ -29,7 +29,8 @@ def _where_to_start(context: Context) -> Iterator[Finding]:
         )
     start = "pretrained_model" if name else "reload_model" if reload else None
     ignored = control.mtp_config.model_fields_set - {"model_version", "pretrained_model"}
-    ignored -= {"nn_dim_list"} if control.tasks.named else set()  # of new heads
+    if control.tasks.named or context.start is None:
+        ignored -= {"nn_dim_list"}  # of new heads
     if start and ignored:
         keys = ", ".join(key for key in type(control.mtp_config).model_fields if key in ignored)
         yield Finding("/mtp_config", f"{start} is given: {keys} ignored; remove them", "warning")
