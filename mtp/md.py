@@ -54,6 +54,10 @@ class Settings:
             for name in ("timestep", "every", "damping", "barostat")
             if not getattr(self, name) > 0
         ]
+        if self.steps < 0:
+            lines.append(f"steps must be 0 or more, got {self.steps}")
+        if self.max_grade is not None and not self.max_grade > 0:
+            lines.append(f"max_grade must be more than 0, got {self.max_grade:g}")
         if self.temperature < 0 or (self.until is not None and self.until < 0):
             lines.append("temperatures must be 0 K or more")
         if self.until is not None and self.ensemble == "nve":

@@ -102,7 +102,7 @@ def _potential(text: str) -> Calculator:
     from mtp.calculator import MTPCalculator
 
     path, at, head = text.rpartition("@")
-    if at and not Path(text).exists():
+    if at and "/" not in head and not Path(text).exists():
         return MTPCalculator(path, head)
     return MTPCalculator(text)
 
@@ -116,7 +116,14 @@ def _from_module(module: str, factory: str) -> Calculator:
     except (ImportError, AttributeError) as error:
         problem = f"teacher {module}:{factory}: {error}; otherwise write {KNOWN}"
         raise InvalidInput(problem) from error
-    made = make()
+    try:
+        made = make()
+    except Exception as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidInput(
+            f"teacher {module}:{factory}: {problem}; it must be a function without arguments that "
+            "returns an ASE calculator"
+        ) from error
     if not hasattr(made, "get_property"):
         raise InvalidInput(
             f"teacher {module}:{factory}: must return an ASE calculator, got {type(made).__name__}"

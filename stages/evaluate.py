@@ -104,7 +104,8 @@ def evaluate_files(
         path: read_for(candidates, path, type_map, names or {})
         for path in dict.fromkeys(map(str, files))
     }
-    heads = candidates if len(candidates) == 1 else _with_labels(candidates, data, model_path)
+    free = len(candidates) == 1 and predictions is not None  # nothing to compare with is needed
+    heads = candidates if free else _with_labels(candidates, data, model_path)
     found = {
         h.name: {
             path: predict_structures(potential, frames[h.name], h.name)
@@ -246,7 +247,7 @@ def _with_labels(
         raise InvalidInput(
             f"{path}: no frame has a label that one of its heads predicts "
             f"({', '.join(f'{one.name}: {one.kind}' for one in heads)}); "
-            "choose one with --head to predict without labels"
+            "--head NAME and --predictions OUT.xyz predict without labels"
         )
     return found
 

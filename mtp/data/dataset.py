@@ -109,6 +109,8 @@ def prepare(
         warnings += lines
     warnings += [*more, *scan["warnings"], *shifts.warnings, *check_stress(selection.structures)]
     warnings += _overlap(selection, test)
+    if len(train) == 1 and not valid:
+        warnings.append("one frame to train on and none for validation: nothing tells overfitting")
     warnings += _unknown_config_types(options.config_type_weights, structures)
     _complete(scan, {"train": train, "valid": valid, "test": test}, shifts, warnings)
     return Dataset(train, valid, test, species, shifts, scan)

@@ -32,6 +32,8 @@ CLEAR = {"pairs": 0.7, "volumes": 0.85}  # correlation that shows a wrong sign
 CLEAR_UNIT = 0.9  # correlation that shows a wrong unit
 VOLUMES = 12  # frames of one composition needed to see a slope
 SPREAD = 0.05  # relative spread of volumes needed to see a slope
+LARGE = 1.0  # eV/Å³, 160 GPa: half of all frames are hardly ever under such a stress
+UNIT = "it must be in eV/Å³ (1 GPa = 0.00624151 eV/Å³)"
 FOLLOWS = 0.8  # part of the energies' variance that the volume must explain
 
 
@@ -56,21 +58,33 @@ def check_stress(structures: Sequence[Structure]) -> list[str]:
         if evidence is not None and abs(evidence.correlation) > CLEAR[kind]:
             seen = f"({words}: {evidence.count}, correlation {evidence.correlation:+.2f})"
             return _verdict(evidence, seen)
-    return []
+    return _too_large([item.stress for item in structures if item.stress is not None])
 
 
 def _verdict(evidence: Evidence, seen: str) -> list[str]:
+    size = abs(evidence.factor)
+    wrong_unit = abs(evidence.correlation) > CLEAR_UNIT and not 1 / 5 < size < 5
     if evidence.factor < 0:
+        unit = f" and wrong by a factor, {size:.3g}: {UNIT}" if wrong_unit else ""
         return [
             "stress looks sign-flipped: energies rise where the stress says that they fall "
-            f"{seen}; positive stress must mean tension"
+            f"{seen}; positive stress must mean tension{unit}"
         ]
-    if abs(evidence.correlation) > CLEAR_UNIT and not 1 / 5 < evidence.factor < 5:
+    if wrong_unit:
         return [
-            f"stress looks wrong by a factor: times {evidence.factor:.3g} it would fit the "
-            f"energies {seen}; it must be in eV/Å³ (1 GPa = 0.00624151 eV/Å³)"
+            f"stress looks wrong by a factor: times {size:.3g} it would fit the energies {seen}; "
+            f"{UNIT}"
         ]
     return []
+
+
+def _too_large(stresses: Sequence[np.ndarray]) -> list[str]:
+    """What the size of the stresses says where energies say nothing."""
+    largest = [float(np.abs(stress).max()) for stress in stresses]
+    typical = float(np.median(largest)) if largest else 0.0
+    if typical < LARGE:
+        return []
+    return [f"stress looks wrong by a factor: its median size is {typical:.3g}; {UNIT}"]
 
 
 def evidence_of(points: Sequence[tuple[float, float]]) -> Evidence | None:

@@ -162,3 +162,7 @@ def test_refusals(tmp_path: Path) -> None:
         Simulation(copper(1), Settings("nve", until=400))
     with pytest.raises(InvalidInput, match="timestep must be more than 0"):
         Simulation(copper(1), Settings(timestep=0))
+    with pytest.raises(InvalidInput, match="steps must be 0 or more, got -2"):
+        Simulation(copper(1), Settings(steps=-2))
+    with pytest.raises(InvalidInput, match="max_grade must be more than 0, got -1"):
+        Simulation(copper(1), Settings(max_grade=-1.0))

@@ -150,6 +150,14 @@ def test_command_prints_nothing_but_json(model, potential, structures, tmp_path,
     assert cli.main(["eval", str(model), str(tmp_path / "none.xyz")]) == 2
 
 
+def test_frames_without_labels_can_be_predicted_only(model, structures, tmp_path):
+    mtp.data.write(tmp_path / "a.xyz", structures)
+    with pytest.raises(InvalidInput, match="no frame has a label"):
+        evaluate_files(model, [tmp_path / "a.xyz"])
+    evaluate_files(model, [tmp_path / "a.xyz"], predictions=tmp_path / "out.xyz")
+    assert "predicted_energy" in read(tmp_path / "out.xyz").info
+
+
 def test_a_file_of_mlip(potential, structures, tmp_path, capsys):
     """Read as it is, elements from the file or the command; other commands say what to do."""
     predicted = predict_structures(potential, structures)

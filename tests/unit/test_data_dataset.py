@@ -102,6 +102,14 @@ def test_prepare(tmp_path, rng) -> None:
     assert prepare(options, seed=1).scan == data.scan
 
 
+def test_one_frame_has_none_to_validate_on(tmp_path, rng) -> None:
+    for count in (1, 2):
+        write(tmp_path / "a.xyz", frames(rng, "", count))
+        dataset = prepare(Options([file(tmp_path / "a.xyz")]))
+        warned = any("none for validation" in line for line in dataset.scan["warnings"])
+        assert (len(dataset.valid) == 0) == warned == (count == 1)
+
+
 def test_filter_above_the_shifts(tmp_path, rng) -> None:
     """The frame far off pulls the first fit up so much that the one at +60 eV would pass."""
     energies = [-3000.0] * 20 + [-2940.0, 9e5]

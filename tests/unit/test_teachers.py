@@ -72,6 +72,8 @@ def test_a_head_of_a_model(tmp_path) -> None:
         assert atom.get_potential_energy() == energy
     with pytest.raises(InvalidInput, match="head must be one of pbe, ccsd"):
         teacher(f"mtp:{tmp_path}/b@pbe")
+    with pytest.raises(InvalidInput, match="a@b/none: cannot be read"):
+        teacher("mtp:a@b/none")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ def test_a_head_of_a_model(tmp_path) -> None:
         ("math:gcd_of", "no attribute"),
         ("ase.build:bulk_", "no attribute"),
         ("platform:node", "must return an ASE calculator, got str"),
+        ("math:sqrt", "TypeError: .* a function without arguments"),
     ],
 )
 def test_names_that_mean_nothing(name: str, says: str) -> None:

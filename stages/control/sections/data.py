@@ -94,9 +94,9 @@ class DataConfig(Section):
     )
     valid_fraction: float = key(
         0.1,
-        "Share of each file's frames that is kept for validation, at least one frame. They choose "
-        "the best epoch and move no parameter, but e0 and the smallest distance, where the radial "
-        "functions begin, are taken from training and validation frames together.",
+        "Share of each file's frames that is kept for validation, at least one of two frames. "
+        "They choose the best epoch and move no parameter, but e0 and the smallest distance, where "
+        "the radial functions begin, are taken from training and validation frames together.",
         example=0.2,
         gt=0,
         lt=1,

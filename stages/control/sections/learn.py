@@ -19,8 +19,8 @@ class Learn(Section):
 
     teacher: str | None = key(
         None,
-        "What labels structures: `emt`, `tblite:GFN2-xTB`, `lammps:COMMANDS`, `mtp:MODEL` or "
-        "`python.module:factory`.",
+        "What labels structures: `emt`, `tblite:GFN2-xTB`, `lammps:COMMANDS`, `mtp:MODEL`, "
+        "`mtp:MODEL@HEAD` or `python.module:factory`.",
         example="lammps:pair_style sw; pair_coeff * * Si.sw Si",
         otherwise="the structures are written out, and the next call goes on with their labels",
     )
