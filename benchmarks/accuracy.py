@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, arguments, provenance, record, say
+from benchmarks.common import RESULTS, ROOT, arguments, record, say, stamp
 from benchmarks.datasets import SETS, DataSet, files
 from benchmarks.systems import SIZES
 
@@ -160,8 +160,7 @@ def one_run(
         "note": dataset.note,
         "wall_seconds": time.perf_counter() - wall,
         "cpu_seconds": children() - cpu,
-        "date": provenance()["date"],
-        "revision": provenance()["revision"],
+        **stamp(),
     }
     if done.returncode:
         say(done.stderr[-500:])

@@ -108,6 +108,14 @@ def record(name: str, results: Any, quick: bool, **more: Any) -> Path:
     return path
 
 
+def stamp() -> dict[str, str]:
+    """When and by which revision an entry of a file that several calls fill was measured."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": _git("rev-parse", "--short=12", "HEAD"),
+    }
+
+
 def provenance() -> dict[str, Any]:
     """Command, date, revision, processor and versions."""
     found = environment()
@@ -115,8 +123,7 @@ def provenance() -> dict[str, Any]:
     module = f"benchmarks.{Path(sys.argv[0]).stem}"
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _git("rev-parse", "--short=12", "HEAD"),
+        **stamp(),
         "modified": bool(_git("status", "--porcelain", "--", "mtp", "stages", "benchmarks/*.py")),
         "instruction_set": instruction_set(),
         "load_average": os.getloadavg()[0],

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import errors, finished, same
-from benchmarks.common import ROOT, arguments, record, say
+from benchmarks.common import ROOT, arguments, record, say, stamp
 from benchmarks.datasets import SETS, part
 from mtp.data import read, write
 from pretrained.registry import card
@@ -103,7 +103,7 @@ def one_run(entry: dict[str, Any], options: Any) -> dict[str, Any] | None:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    row = {**entry, "used": count, "seconds": time.perf_counter() - begun}
+    row = {**entry, "used": count, "seconds": time.perf_counter() - begun, **stamp()}
     if done.returncode:
         say(done.stderr[-500:])
         return row | {"failed": done.stderr.strip().splitlines()[-1:]}

@@ -57,7 +57,8 @@ def render(name: str, quick: bool = False) -> str:
     if content is None:
         command = source.replace("silicon_", "accuracy --")
         return f"Not measured yet: `python -m benchmarks.{command}`.\n"
-    return f"{table(content)}\n{where(content)}\n"
+    case = name.removeprefix("tasks_") if source == "tasks" else None
+    return f"{table(content)}\n{where(content, case)}\n"
 
 
 def load(name: str, quick: bool = False) -> dict[str, Any] | None:
@@ -66,13 +67,23 @@ def load(name: str, quick: bool = False) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def where(content: dict[str, Any]) -> str:
-    """One line of provenance."""
+def where(content: dict[str, Any], case: str | None = None) -> str:
+    """One line of provenance. case: of a file with several, the one that is shown."""
     versions, changed = content["versions"], " with changes" if content["modified"] else ""
+    command, when = content["command"], f"{content['date'][:10]}, revision `{content['revision']}`"
+    results = content["results"]
+    rows = [row for row in results if "revision" in row] if isinstance(results, list) else []
+    if rows:  # filled over several calls
+        rows = [row for row in rows if case is None or row["case"] == case]
+        days = sorted({row["date"][:10] for row in rows})
+        revisions = list(dict.fromkeys(row["revision"] for row in rows))
+        when = " to ".join(dict.fromkeys((days[0], days[-1]))) + ", "
+        when += "revisions " if len(revisions) > 1 else "revision "
+        when += ", ".join(f"`{revision}`" for revision in revisions)
+        command, changed = re.sub(r" --(?!curve|seeds).*", "", command), ""
     return (
         f"{content['processor']}, {content['instruction_set']} kernel, torch {versions['torch']}, "
-        f"MOTEP {versions['motep']}; {content['date'][:10]}, revision "
-        f"`{content['revision']}`{changed}; `{content['command']}`.\n"
+        f"MOTEP {versions['motep']}; {when}{changed}; `{command}`.\n"
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import children, finished, same
-from benchmarks.common import ROOT, arguments, provenance, record, say
+from benchmarks.common import ROOT, arguments, record, say, stamp
 from benchmarks.datasets import SETS, files, part
 from benchmarks.systems import SIZES
 from mtp.data import write
@@ -292,7 +292,7 @@ def one_run(entry: dict[str, Any], control: dict[str, Any], quick: bool) -> dict
     work = WORK / re.sub(r"\W+", "-", " ".join(words)).strip("-")
     cpu = children()
     done = run_training(work, control, quick)
-    row = {**entry, "cpu_seconds": children() - cpu, "date": provenance()["date"]}
+    row = {**entry, "cpu_seconds": children() - cpu, **stamp()}
     if done.returncode:
         say(done.stderr[-800:])
         return row | {"failed": done.stderr.strip().splitlines()[-1:]}
