@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,10 @@ def entries(options: Any) -> list[dict[str, Any]]:
     ]
 
 
+KEYS = {"seed", "frames"}
+"""What an entry may leave out."""
+
+
 def finished(name: str, quick: bool) -> list[dict[str, Any]]:
     """Results of earlier calls; what failed is tried again."""
     path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
@@ -127,7 +132,7 @@ def finished(name: str, quick: bool) -> list[dict[str, Any]]:
 
 def same(entry: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a result is that of an entry."""
-    return all(row[key] == value for key, value in entry.items())
+    return all(row.get(key) == entry.get(key) for key in KEYS | entry.keys())
 
 
 def one_run(
@@ -138,6 +143,8 @@ def one_run(
     sections: further sections of the control file.
     """
     dataset = SETS[entry["set"]]
+    if entry.get("frames"):
+        dataset = replace(dataset, frames=entry["frames"])
     words = [*(str(value) for value in entry.values() if value), "quick"[: 5 * options.quick]]
     work = ROOT / "runs" / "benchmarks" / re.sub(r"\W+", "-", " ".join(words)).strip("-")
     shutil.rmtree(work, ignore_errors=True)

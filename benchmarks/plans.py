@@ -8,6 +8,8 @@ stages and the calibration contribute.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,17 @@ CASES = {
     ("ethanol", "SMALL", "NN"): ["default", *NETWORK],
 }
 """Set, size and readout → plans."""
+FEWER: dict[str, tuple[int | None, ...]] = {
+    "ethanol": (10, 30, 100, 300),
+    "acac 300 K": (10, 30, 100, 300),
+    "LiTi2O4": (10, 30, 100),
+    "Si": (10, 30, 100),
+    "methane": (None,),
+    "CuPd": (None,),
+    "AlCuNi": (None,),
+}
+"""Sets → numbers of frames (None: all) with which networks of both plans below are trained."""
+LATER_OR_FIRST = ("default", "networks from the first stage on")
 
 
 def main() -> None:
@@ -47,13 +60,25 @@ def main() -> None:
         again={"action": "store_true", "help": "train finished entries anew"},
     )
     results = [] if options.again else finished("plans", options.quick)
-    for case in list(CASES)[:1] if options.quick else CASES:
+    for entry in entries(options.quick):
+        if any(same(entry, row) for row in results):
+            continue
+        results.append(one_run(entry, options, (PLANS | NETWORK)[entry["plan"]]))
+        record("plans", results, options.quick)
+
+
+def entries(quick: bool) -> Iterator[dict[str, Any]]:
+    """Every case with its plans, then networks on fewer frames and more sets."""
+    keys = ("set", "size", "readout")
+    for case in list(CASES)[:1] if quick else CASES:
         for name in CASES[case]:
-            entry = dict(zip(("set", "size", "readout"), case, strict=True)) | {"plan": name}
-            if any(same(entry, row) for row in results):
-                continue
-            results.append(one_run(entry, options, (PLANS | NETWORK)[name]))
-            record("plans", results, options.quick)
+            yield dict(zip(keys, case, strict=True)) | {"plan": name}
+    for name, numbers in {} if quick else FEWER.items():
+        for frames, plan in product(numbers, LATER_OR_FIRST):
+            yield dict(zip(keys, (name, "SMALL", "NN"), strict=True)) | {
+                "plan": plan,
+                **({"frames": frames} if frames else {}),
+            }
 
 
 if __name__ == "__main__":

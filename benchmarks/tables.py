@@ -188,11 +188,11 @@ def seeds(content: dict[str, Any]) -> str:
 
 def plans(content: dict[str, Any]) -> str:
     """Test MAE of every plan, one row per plan and case."""
-    heading = ("set", "model", "readout", "plan", *("energy, meV/atom", "forces, meV/Å"))
+    heading = ("set", "frames", "model", "readout", "plan", "energy, meV/atom", "forces, meV/Å")
     rows = [
         (
-            *(row["set"], size_name(row["size"]), row["readout"], row["plan"]),
-            *(number(row["test"].get(f"{t}_mae")) for t in TERMS),
+            *(row["set"], str(row["train_frames"]), size_name(row["size"]), row["readout"]),
+            *(row["plan"], *(number(row["test"].get(f"{t}_mae")) for t in TERMS)),
             number(cpu(row)),
         )
         for row in content["results"]
