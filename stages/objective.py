@@ -55,8 +55,9 @@ class Objective:
     origin: name of a parameter → where the stage's ``pull`` draws it to: a loaded model, the first
     parameters or those with which a network joined in. Added to the loss is
     pull · noise / n · Σ (θ − origin)² over what moves, n the number of labels: a normal prior of
-    variance 1 / pull beside data of variance ``noise``, the lowest validation loss of the stage so
-    far. It counts less the more data there are, and the better they are described.
+    variance 1 / pull beside data of variance ``noise``, the validation loss of the last epoch. It
+    counts less the more data there are and the better they are described, more when a potential
+    overfits.
     recorded: does batches on a GPU as graphs.
     """
 

@@ -126,7 +126,7 @@ class _StageRun:
             if len(self.shares) > 1 and effort:
                 line["share"] = _portions(effort)
             loss = self._loss(valid if valid else train)
-            self.noise = min(self.noise, loss)
+            self.noise = loss
             recorder.epoch(line, loss)
         recorder.save(lambda: self._position(epoch))
         return line

@@ -27,6 +27,7 @@ DAMPING, LARGEST_DAMPING = 1e-5, 10.0  # of that matrix; raised where its step f
 REDUCED_REFRESH, REDUCED_REFRESH_EXACT, REDUCED_DAMPING = 10, 5, 1e-3
 SOLVE_RIDGE = 1e-12
 PATIENCE, ENOUGH = 10, 1e-3  # converged: so many iterations lower the loss by less than this share
+SAME_NOISE = 0.05  # a change by less than this share is none: the loss stays the same one
 TRIALS = 20  # evaluations of one line search at most
 DECREASE, CURVATURE = 1e-4, 0.9  # the two constants of the Wolfe conditions
 
@@ -61,7 +62,7 @@ class LBFGS:
         self.iterations = 0
         self.damping = DAMPING
         self.here: Point | None = None  # loss and gradient where the parameters stand
-        self.noise: float | None = None  # of the loss, kept while the Gauss-Newton matrix is
+        self.noise = math.nan  # of the loss, kept while the Gauss-Newton matrix is
         self.recent: list[float] = []  # losses of the last iterations
         self.converged = False
 
@@ -72,10 +73,10 @@ class LBFGS:
             if self.division.solved:
                 self.damping = max(self.damping, REDUCED_DAMPING)
         renews = not self.converged and self._stale()
-        if renews and objective.noise != self.noise:
+        if renews and not math.isclose(objective.noise, self.noise, rel_tol=SAME_NOISE):
             self.noise = objective.noise
             if objective.stage.pull:  # it is another loss now
-                self.here = None
+                self.here, self.recent = None, []
         objective = replace(objective, noise=self.noise)
         if self.here is None:
             self.here = self._evaluate(objective, self._get(), 0.0, None)

@@ -70,7 +70,7 @@ class StageOptions(Section):
         "Weight of noise · Σ (θ − θ_start)² / labels in the loss (adam, lbfgs), which keeps "
         "parameters, shifts left out, near those of the loaded model, from scratch near the first "
         "ones or those with which a network joins in: the fewer the labels (numbers), the nearer. "
-        "The noise is the stage's lowest validation loss so far (lbfgs: when its matrix is "
+        "The noise is the validation loss of the last epoch (lbfgs: of that before its matrix was "
         "estimated).",
         example=[0.1, None],
         otherwise="0; in the default plan 0.03, for a new network 1, from a "
