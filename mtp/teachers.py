@@ -37,15 +37,29 @@ def teacher(name: str) -> Calculator:
 
     Raises InvalidInput for names that mean nothing and programs that are not installed.
     """
-    kind, colon, rest = name.partition(":")
-    kind, rest = kind.strip(), rest.strip()
-    if kind in _PLAIN and not colon:
+    check(name)
+    kind, rest = _parts(name)
+    if ":" not in name:
         return _PLAIN[kind]()
-    if kind in _WITH_ARGUMENT and rest:
-        return _WITH_ARGUMENT[kind](rest)
-    if rest.isidentifier() and all(part.isidentifier() for part in kind.split(".")):
-        return _from_module(kind, rest)
-    raise InvalidInput(f"teacher {name!r}: unknown; write {KNOWN}")
+    return _WITH_ARGUMENT[kind](rest) if kind in _WITH_ARGUMENT else _from_module(kind, rest)
+
+
+def check(name: str) -> None:
+    """Raises InvalidInput for a name that means nothing; nothing is loaded."""
+    kind, rest = _parts(name)
+    if ":" not in name:
+        known = kind in _PLAIN
+    elif kind in _WITH_ARGUMENT:
+        known = bool(rest)
+    else:
+        known = all(part.isidentifier() for part in (rest, *kind.split(".")))
+    if not known:
+        raise InvalidInput(f"teacher {name!r}: unknown; write {KNOWN}")
+
+
+def _parts(name: str) -> tuple[str, str]:
+    kind, _, rest = name.partition(":")
+    return kind.strip(), rest.strip()
 
 
 def describe(name: str) -> str:

@@ -180,6 +180,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "/data_config/test_files/0",
         "no such file 'gone.xyz'",
     ),
+    "teacher": (
+        {"learn": {"teacher": "vasp"}},
+        "/learn/teacher",
+        "'vasp': unknown; write emt, lj",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Rules about the potential and the model that is loaded."""
+"""Rules about the potential, the model that is loaded and the teacher."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ def _basis(context: Context) -> Iterator[Finding]:
             graphs(MomentSpec(section.levmax, *(getattr(section, name) for name in COSTS)))
         except InvalidInput as error:
             yield Finding("/mtp_config/levmax", str(error))
+
+
+@rule("learn.teacher")
+def _teacher(context: Context) -> Iterator[Finding]:
+    name = context.reading.control.learn.teacher
+    if name:
+        from mtp.teachers import check  # only here: it takes time to load
+
+        try:
+            check(name)
+        except InvalidInput as error:
+            yield Finding("/learn/teacher", str(error))
