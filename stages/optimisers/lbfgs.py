@@ -62,7 +62,8 @@ class LBFGS:
         self.iterations = 0
         self.damping = DAMPING
         self.here: Point | None = None  # loss and gradient where the parameters stand
-        self.noise = math.nan  # of the loss, kept while the Gauss-Newton matrix is
+        self.pull = stage.pull
+        self.noise = math.nan  # of the pull, kept while the Gauss-Newton matrix is
         self.recent: list[float] = []  # losses of the last iterations
         self.converged = False
 
@@ -73,11 +74,11 @@ class LBFGS:
             if self.division.solved:
                 self.damping = max(self.damping, REDUCED_DAMPING)
         renews = not self.converged and self._stale()
-        if renews and not math.isclose(objective.noise, self.noise, rel_tol=SAME_NOISE):
-            self.noise = objective.noise
-            if objective.stage.pull:  # it is another loss now
-                self.here, self.recent = None, []
-        objective = replace(objective, noise=self.noise)
+        if self.pull:
+            if renews and not math.isclose(objective.noise, self.noise, rel_tol=SAME_NOISE):
+                self.noise = objective.noise
+                self.here, self.recent = None, []  # it is another loss now
+            objective = replace(objective, noise=self.noise)
         if self.here is None:
             self.here = self._evaluate(objective, self._get(), 0.0, None)
             if not self.here.finite:
