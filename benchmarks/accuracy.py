@@ -62,7 +62,7 @@ ONE_STAGE = lists([320], [(100.0, 1.0, 100.0)], ["lbfgs"], 0)
 PLANS: dict[str, dict[str, Any]] = {"default": {}, "one stage": ONE_STAGE}
 CURVE = {"default": (20, 40, 80, 160, 320), "one stage": (6, 12, 24, 48, 96)}
 """Plan → epochs."""
-SEEDS = {"default": 40, "one stage": 24}
+SEEDS = {"one stage": 24}
 """Plan → epochs of every seed."""
 
 
